@@ -1,0 +1,5 @@
+"""`python -m hwq`."""
+
+from hwq.cli import main
+
+main()

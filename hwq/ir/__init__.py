@@ -1,0 +1,45 @@
+"""The graph hwq lowers to: frozen integer ops, `Graph`, and `verify`, the table of what is legal."""
+
+from hwq.ir.graph import Graph
+from hwq.ir.ops import (
+    ChannelPad,
+    Concat,
+    Conv2d,
+    Flatten,
+    Input,
+    Linear,
+    MaxPool,
+    Op,
+    Output,
+    Requantize,
+    SumPool,
+    TensorSpec,
+    pooled_size,
+)
+from hwq.ir.requant import Alignment, Requant
+from hwq.ir.verify import verify
+from hwq.ir.widths import accumulator_bound, accumulator_type, magnitude, requant_sum_bits
+
+__all__ = [
+    "Alignment",
+    "ChannelPad",
+    "Concat",
+    "Conv2d",
+    "Flatten",
+    "Graph",
+    "Input",
+    "Linear",
+    "MaxPool",
+    "Op",
+    "Output",
+    "Requant",
+    "Requantize",
+    "SumPool",
+    "TensorSpec",
+    "accumulator_bound",
+    "accumulator_type",
+    "magnitude",
+    "pooled_size",
+    "requant_sum_bits",
+    "verify",
+]

@@ -1,0 +1,220 @@
+"""What is legal in a graph, as a table: op class -> rules. Runs before and after every pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from hwq.errors import VerifyError
+from hwq.fixed import MAX_WIDTH, Constants, IntType, Rounding
+from hwq.ir.graph import Graph
+from hwq.ir.ops import (
+    ChannelPad,
+    Concat,
+    Conv2d,
+    Flatten,
+    Input,
+    Linear,
+    MaxPool,
+    Op,
+    Output,
+    Requantize,
+    SumPool,
+    TensorSpec,
+    pooled_size,
+)
+from hwq.ir.widths import accumulator_type, magnitude
+
+_Rule = Callable[[Any, tuple[TensorSpec, ...]], "str | None"]
+
+
+def verify(graph: Graph) -> None:
+    """Raise VerifyError, naming the op and the broken rule, unless the graph is legal."""
+    if not graph.ops or not isinstance(graph.ops[0], Input) or not isinstance(graph.ops[-1], Output):
+        raise VerifyError(f"graph '{graph.name}': must start with Input and end with Output")
+    seen: dict[str, Op] = {}
+    for position, op in enumerate(graph.ops):
+        if op.name in seen:
+            raise VerifyError(f"op '{op.name}': the name is used twice")
+        for name in op.inputs:
+            if name not in seen:
+                raise VerifyError(f"op '{op.name}': input '{name}' is not an earlier op")
+        if (isinstance(op, Input) and position > 0) or (isinstance(op, Output) and op is not graph.ops[-1]):
+            raise VerifyError(f"op '{op.name}': one Input, first, and one Output, last")
+        specs = tuple(seen[name].out for name in op.inputs)
+        if type(op) not in RULES:
+            raise VerifyError(f"op '{op.name}': unknown class {type(op).__name__}")
+        low, high = ARITY[type(op)]
+        if not low <= len(specs) <= high:
+            raise VerifyError(f"op '{op.name}': takes {low}..{high} inputs, has {len(specs)}")
+        for rule in (_positive_shape, *RULES[type(op)]):
+            fault = rule(op, specs)
+            if fault:
+                raise VerifyError(f"op '{op.name}' ({type(op).__name__}): {fault}")
+        seen[op.name] = op
+    unread = [n for n, readers in graph.consumers.items() if not readers and n != graph.output.name]
+    if unread:
+        raise VerifyError(f"op '{unread[0]}': nothing reads it")
+
+
+def _expect(what: str, got: object, want: object) -> str | None:
+    return None if got == want else f"{what} is {got}, must be {want}"
+
+
+def _positive_shape(op: Op, specs: tuple[TensorSpec, ...]) -> str | None:
+    shape = op.out.shape
+    ok = len(shape) in (1, 3) and all(n >= 1 for n in shape)
+    return None if ok else f"shape {shape} is neither (H, W, C) nor (N,) of positive sizes"
+
+
+def _is_map(op: Op, specs: tuple[TensorSpec, ...]) -> str | None:
+    return None if all(len(s.shape) == 3 for s in specs) else "takes feature maps (H, W, C)"
+
+
+def _pixels(op: Input, specs: tuple[TensorSpec, ...]) -> str | None:
+    return _expect("type", op.out.type, IntType(bits=8, signed=False))
+
+
+def _codes(weight: np.ndarray[Any, Any], kind: IntType) -> str | None:
+    lo, hi = int(weight.min()), int(weight.max())
+    inside = kind.lo <= lo and hi <= kind.hi
+    return None if inside else f"weights {lo}..{hi} leave {kind} ({kind.lo}..{kind.hi})"
+
+
+def _window(
+    kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int] = (1, 1)
+) -> str | None:
+    ok = min(*kernel, *stride, *dilation) >= 1
+    return None if ok else f"kernel {kernel}, stride {stride}, dilation {dilation} must be positive"
+
+
+def _conv(op: Conv2d, specs: tuple[TensorSpec, ...]) -> str | None:
+    if op.weight.ndim != 4:
+        return f"weight has {op.weight.ndim} dimensions, must have 4"
+    outs, per_group = op.weight.shape[0], op.weight.shape[3]
+    h, w, channels = specs[0].shape
+    if op.groups < 1 or channels != per_group * op.groups or outs % op.groups:
+        return f"{channels} channels and {outs} outputs do not fit weight {op.weight.shape} in {op.groups} groups"
+    if min(op.padding) < 0:
+        return f"padding {op.padding} is negative"
+    size = pooled_size((h, w), op.kernel, op.stride, op.padding, op.dilation)
+    return (
+        _window(op.kernel, op.stride, op.dilation)
+        or _codes(op.weight, op.weight_type)
+        or _expect("shape", op.out.shape, (*size, outs))
+    )
+
+
+def _linear(op: Linear, specs: tuple[TensorSpec, ...]) -> str | None:
+    if op.weight.ndim != 2 or specs[0].shape != (op.weight.shape[1],):
+        return f"weight {op.weight.shape} does not take an input of shape {specs[0].shape}"
+    return _codes(op.weight, op.weight_type) or _expect("shape", op.out.shape, (op.weight.shape[0],))
+
+
+def _accumulates(op: Conv2d | Linear, specs: tuple[TensorSpec, ...]) -> str | None:
+    need = accumulator_type(op.weight, specs[0].type)
+    kind = op.out.type
+    ok = kind.signed and kind.bits >= need.bits
+    return None if ok else f"accumulator {kind} cannot hold every sum, {need} can"
+
+
+def _requant(op: Requantize, specs: tuple[TensorSpec, ...]) -> str | None:
+    r = op.requant
+    if len(r.terms) != len(specs):
+        return f"{len(r.terms)} terms for {len(specs)} inputs"
+    for constants in (*r.terms, r.bias):
+        fault = _constants(constants, op.out.channels)
+        if fault:
+            return fault
+    if not r.out.lo <= r.lo <= r.hi <= r.out.hi:
+        return f"limits {r.lo}..{r.hi} leave {r.out}"
+    if r.rounding not in (Rounding.RND, Rounding.TRN):
+        return f"rounding {r.rounding.name}: a requantisation takes RND or TRN"
+    for spec in specs:
+        if spec.shape != op.out.shape:
+            return f"input shape {spec.shape} differs from {op.out.shape}"
+    return _expect("type", op.out.type, r.out)
+
+
+def _constants(constants: Constants, channels: int) -> str | None:
+    if constants.raw.size not in (1, channels):
+        return f"{constants.raw.size} constants for {channels} channels"
+    width = constants.width
+    if not 2 <= width <= MAX_WIDTH:
+        return f"constants of {width} bits, must be 2..{MAX_WIDTH}"
+    lo, hi = -(1 << (width - 1)), (1 << (width - 1)) - 1
+    if int(constants.raw.min()) < lo or int(constants.raw.max()) > hi:
+        return f"a constant leaves {width} bits"
+    return None
+
+
+def _pool(op: MaxPool | SumPool, specs: tuple[TensorSpec, ...]) -> str | None:
+    h, w, channels = specs[0].shape
+    padded = all(0 <= 2 * p <= k for p, k in zip(op.padding, op.kernel, strict=True))
+    if not padded:
+        return f"padding {op.padding} is more than half the kernel {op.kernel}"
+    size = pooled_size((h, w), op.kernel, op.stride, op.padding)
+    return _window(op.kernel, op.stride) or _expect("shape", op.out.shape, (*size, channels))
+
+
+def _holds_sums(op: SumPool, specs: tuple[TensorSpec, ...]) -> str | None:
+    bound = op.kernel[0] * op.kernel[1] * magnitude(specs[0].type)
+    ok = op.out.type.hi >= bound and op.out.type.signed == specs[0].type.signed
+    return None if ok else f"type {op.out.type} cannot hold a sum of {bound}"
+
+
+def _same_codes(op: Op, specs: tuple[TensorSpec, ...]) -> str | None:
+    for spec in specs:
+        if (spec.type, spec.scale) != (op.out.type, op.out.scale):
+            return f"codes {spec.type} * {spec.scale} become {op.out.type} * {op.out.scale}"
+    return None
+
+
+def _pads(op: ChannelPad, specs: tuple[TensorSpec, ...]) -> str | None:
+    h, w, channels = specs[0].shape
+    if min(op.before, op.after) < 0:
+        return "pads a negative number of channels"
+    return _expect("shape", op.out.shape, (h, w, op.before + channels + op.after))
+
+
+def _joins(op: Concat, specs: tuple[TensorSpec, ...]) -> str | None:
+    if len({s.shape[:-1] for s in specs}) != 1:
+        return f"sizes differ: {[s.shape for s in specs]}"
+    return _expect("shape", op.out.shape, (*specs[0].shape[:-1], sum(s.channels for s in specs)))
+
+
+def _flattens(op: Flatten, specs: tuple[TensorSpec, ...]) -> str | None:
+    return _expect("shape", op.out.shape, (specs[0].size,))
+
+
+def _passes_on(op: Output, specs: tuple[TensorSpec, ...]) -> str | None:
+    return _expect("result", op.out, specs[0])
+
+
+_MANY = 1 << 30
+ARITY: dict[type[Op], tuple[int, int]] = {
+    Input: (0, 0),
+    Conv2d: (1, 1),
+    Linear: (1, 1),
+    Requantize: (1, _MANY),
+    MaxPool: (1, 1),
+    SumPool: (1, 1),
+    ChannelPad: (1, 1),
+    Concat: (2, _MANY),
+    Flatten: (1, 1),
+    Output: (1, 1),
+}
+RULES: dict[type[Op], tuple[_Rule, ...]] = {
+    Input: (_pixels,),
+    Conv2d: (_is_map, _conv, _accumulates),
+    Linear: (_linear, _accumulates),
+    Requantize: (_requant,),
+    MaxPool: (_is_map, _pool, _same_codes),
+    SumPool: (_is_map, _pool, _holds_sums),
+    ChannelPad: (_is_map, _pads, _same_codes),
+    Concat: (_joins, _same_codes),
+    Flatten: (_flattens, _same_codes),
+    Output: (_passes_on,),
+}
