@@ -1,0 +1,82 @@
+"""`project.json`: what a project holds, and whether its files are still the generated ones."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from hwq.errors import InputError
+
+ABI = 1
+MANIFEST = "project.json"
+_CODE = (".c", ".cc", ".cpp", ".cxx", ".h", ".hpp")
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """A file that is not as generated: `what` is edited, missing or added; `op` owns its constants."""
+
+    path: str
+    what: str
+    op: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.path} ({self.what}" + (f"; constants of op '{self.op}')" if self.op else ")")
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A checked project.json. `raw` holds every field as written."""
+
+    folder: Path
+    files: Mapping[str, str]
+    constants: Mapping[str, str]
+    ops: tuple[Mapping[str, Any], ...]
+    raw: Mapping[str, Any]
+
+    def edits(self) -> list[Edit]:
+        """Every generated file that changed or is gone, and C++ files that were added beside them."""
+        found: list[Edit] = []
+        for name, digest in self.files.items():
+            path = self.folder / name
+            if not path.is_file():
+                found.append(Edit(name, "missing", self.constants.get(name)))
+            elif hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+                found.append(Edit(name, "edited", self.constants.get(name)))
+        folders = {PurePosixPath(name).parent for name in self.files if PurePosixPath(name).suffix in _CODE}
+        for folder in sorted(folders):
+            for path in sorted((self.folder / folder).glob("*")):
+                name = str(folder / path.name)
+                if path.suffix in _CODE and path.is_file() and name not in self.files:
+                    found.append(Edit(name, "added"))
+        return found
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check FOLDER/project.json. Raises InputError."""
+    path = folder / MANIFEST
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{folder} is not an exported project: it has no {MANIFEST}") from None
+    except (ValueError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is damaged ({error}); export the project again") from None
+    if not isinstance(raw, dict):
+        raise InputError(f"{path} is damaged (not an object); export the project again")
+    if raw.get("abi") != ABI:
+        raise InputError(f"{path} has ABI {raw.get('abi')!r}, this hwq knows {ABI}; export the project again")
+    files, constants, ops = raw.get("files"), raw.get("constants"), raw.get("ops")
+    sound = isinstance(ops, list) and all(isinstance(op, dict) and {"name", "kind"} <= set(op) for op in ops)
+    for table in (files, constants):
+        sound = sound and isinstance(table, dict) and all(isinstance(v, str) for v in table.values())
+    if not sound or not files:
+        raise InputError(f"{path} is damaged (files, constants or ops); export the project again")
+    for name in files:
+        pure = PurePosixPath(name)
+        if pure.is_absolute() or ".." in pure.parts:
+            raise InputError(f"{path} names '{name}', outside the project")
+    return Manifest(folder, files, constants, tuple(ops), raw)

@@ -1,0 +1,208 @@
+"""Collects the ops of the graph being lowered; the one place where real constants become stored ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from fractions import Fraction
+from typing import TypeVar
+
+import numpy as np
+
+from hwq.errors import InputError
+from hwq.fixed import ConstantFormat, IntType, Rounding
+from hwq.ir import (
+    ChannelPad,
+    Concat,
+    Flatten,
+    Graph,
+    MaxPool,
+    Op,
+    Requant,
+    Requantize,
+    SumPool,
+    TensorSpec,
+    magnitude,
+    pooled_size,
+)
+from hwq.lower.formats import Formats
+from hwq.lower.report import ConstantIssue, RealConstants, constant_issues
+from hwq.lower.values import Codes, Factor, Floats, Move, Pending, Pixels, flat_order
+
+_AnyOp = TypeVar("_AnyOp", bound=Op)
+
+
+def code_limit(value: float, scale: float, rounding: Rounding) -> int:
+    """The code of a real clamp bound: round(value / scale), exactly, in the requantisation's rounding.
+
+    Rounding and clamping commute for monotone roundings, so clamping codes equals clamping reals.
+    """
+    exact = Fraction(value) / Fraction(scale)
+    return math.floor(exact + Fraction(1, 2)) if rounding is Rounding.RND else math.floor(exact)
+
+
+def _limits(kind: IntType, scale: float, lo: float, hi: float, rounding: Rounding) -> tuple[int, int]:
+    low = kind.lo if lo == -np.inf else code_limit(lo, scale, rounding)
+    high = kind.hi if hi == np.inf else code_limit(hi, scale, rounding)
+    return min(max(low, kind.lo), kind.hi), min(max(high, kind.lo), kind.hi)
+
+
+def _vector(value: Factor, channels: int) -> Floats:
+    """A vector of `channels`, or of length 1 where all are alike."""
+    made = np.broadcast_to(np.asarray(value, dtype=np.float64), (channels,))
+    return made[:1].copy() if bool((made == made[0]).all()) else made.copy()
+
+
+class Builder:
+    """Appends ops with unique names; keeps the real constants and what storing them lost."""
+
+    def __init__(self, formats: Formats) -> None:
+        self.formats = formats
+        self.ops: dict[str, Op] = {}
+        self.real: dict[str, RealConstants] = {}
+        self.issues: list[ConstantIssue] = []
+
+    def name(self, wanted: str) -> str:
+        """`wanted`, or with _2, _3, ... when it is taken (a module that is called again)."""
+        name, count = wanted, 1
+        while name in self.ops:
+            count += 1
+            name = f"{wanted}_{count}"
+        return name
+
+    def add(self, op: _AnyOp) -> _AnyOp:
+        self.ops[op.name] = op
+        return op
+
+    def graph(self, name: str, result: str) -> Graph:
+        """Every op that `result`, the Output, depends on."""
+        wanted = {result}
+        for op in reversed(self.ops.values()):
+            if op.name in wanted:
+                wanted.update(op.inputs)
+        return Graph(name=name, ops=tuple(op for op in self.ops.values() if op.name in wanted))
+
+    # -- requantisation
+    def requantize(
+        self, value: Pending, wanted: str, kind: IntType, scale: float, form: ConstantFormat | None = None
+    ) -> Codes:
+        """End `value` in one Requantize to codes `kind` * `scale`, then do its moves."""
+        channels = value.inner[-1]
+        terms = tuple(_vector(t.multiplier(scale), channels) for t in value.terms)
+        real = RealConstants(terms=terms, bias=_vector(value.bias / scale, channels))
+        inputs = tuple(t.op for t in value.terms)
+        limits = _limits(kind, scale, value.lo, value.hi, self.formats.rounding)
+        codes = self._store(wanted, inputs, real, value.inner, kind, scale, limits, form)
+        if len(value.inner) == 1:
+            codes = replace(codes, order=value.order)
+        for move in value.moves:
+            codes = self.move(codes, move)
+        return codes
+
+    def normalize(
+        self, pixels: Pixels, mean: Floats, std: Floats, wanted: str, kind: IntType, scale: float
+    ) -> Codes:
+        """Raw pixels to codes of (q/255 - mean)/std, constants in the edge format."""
+        channels = pixels.shape[-1]
+        multiplier = 1.0 / (255.0 * std * scale)
+        bias = -mean / (std * scale)
+        real = RealConstants(terms=(_vector(multiplier, channels),), bias=_vector(bias, channels))
+        limits = (kind.lo, kind.hi)
+        return self._store(wanted, (pixels.op,), real, pixels.shape, kind, scale, limits, self.formats.edge)
+
+    def _store(
+        self,
+        wanted: str,
+        inputs: tuple[str, ...],
+        real: RealConstants,
+        shape: tuple[int, ...],
+        kind: IntType,
+        scale: float,
+        limits: tuple[int, int],
+        form: ConstantFormat | None,
+    ) -> Codes:
+        name = self.name(wanted)
+        form = form or self.formats.of(name)
+        if not all(np.isfinite(v).all() for v in (*real.terms, real.bias)):
+            raise InputError(
+                f"{name}: a multiplier or bias is not finite; weights, BN statistics or scales of the layers "
+                "before it hold NaN, infinity or a negative variance"
+            )
+        requant = Requant(
+            terms=tuple(form.quantize(v, bias=False) for v in real.terms),
+            bias=form.quantize(real.bias, bias=True),
+            out=kind,
+            lo=limits[0],
+            hi=limits[1],
+            rounding=self.formats.rounding,
+        )
+        spec = TensorSpec(shape=shape, type=kind, scale=scale)
+        self.add(Requantize(name=name, inputs=inputs, out=spec, requant=requant))
+        self.real[name] = real
+        bounds = tuple(magnitude(self.ops[i].out.type) for i in inputs)
+        self.issues += constant_issues(name, inputs, bounds, real, requant, form)
+        return Codes(op=name, spec=spec, factors=(scale,))
+
+    # -- ops that move codes
+    def move(self, codes: Codes, move: Move) -> Codes:
+        """A max pool, a subsampling or a flatten of codes."""
+        if move.kernel is None:
+            return self.flatten(codes, move.name)
+        size = pooled_size((codes.shape[0], codes.shape[1]), move.kernel, move.stride, move.padding)
+        spec = TensorSpec(shape=(*size, codes.shape[2]), type=codes.spec.type, scale=codes.spec.scale)
+        op = MaxPool(
+            name=self.name(move.name),
+            inputs=(codes.op,),
+            out=spec,
+            kernel=move.kernel,
+            stride=move.stride,
+            padding=move.padding,
+        )
+        return Codes(op=self.add(op).name, spec=spec, factors=codes.factors)
+
+    def flatten(self, codes: Codes, wanted: str) -> Codes:
+        if len(codes.shape) == 1:
+            return codes
+        spec = TensorSpec(shape=(codes.spec.size,), type=codes.spec.type, scale=codes.spec.scale)
+        op = self.add(Flatten(name=self.name(wanted), inputs=(codes.op,), out=spec))
+        order = flat_order(codes.shape, codes.order)
+        return Codes(op=op.name, spec=spec, factors=codes.factors, order=order)
+
+    def pad(self, codes: Codes, wanted: str, before: int, after: int) -> Codes:
+        h, w, channels = codes.shape
+        shape = (h, w, before + channels + after)
+        spec = TensorSpec(shape=shape, type=codes.spec.type, scale=codes.spec.scale)
+        op = ChannelPad(name=self.name(wanted), inputs=(codes.op,), out=spec, before=before, after=after)
+        return Codes(op=self.add(op).name, spec=spec, factors=codes.factors)
+
+    def concat(self, parts: Sequence[Codes], wanted: str) -> Codes:
+        """Parts of one type and scale, along the channels."""
+        first = parts[0]
+        total = sum(p.shape[-1] for p in parts)
+        spec = TensorSpec(shape=(*first.shape[:-1], total), type=first.spec.type, scale=first.spec.scale)
+        op = self.add(Concat(name=self.name(wanted), inputs=tuple(p.op for p in parts), out=spec))
+        order = None
+        if any(p.order is not None for p in parts):
+            starts = np.cumsum([0, *(p.shape[-1] for p in parts[:-1])])
+            own = [np.arange(p.shape[-1]) if p.order is None else p.order for p in parts]
+            order = np.concatenate([o + s for o, s in zip(own, starts, strict=True)]).astype(np.int64)
+        return Codes(op=op.name, spec=spec, factors=first.factors, order=order)
+
+    def sum_pool(
+        self,
+        source: str,
+        wanted: str,
+        kernel: tuple[int, int],
+        stride: tuple[int, int],
+        padding: tuple[int, int],
+    ) -> SumPool:
+        spec = self.ops[source].out
+        size = pooled_size((spec.shape[0], spec.shape[1]), kernel, stride, padding)
+        bound = kernel[0] * kernel[1] * magnitude(spec.type)
+        kind = IntType.holding(-bound if spec.type.signed else 0, bound)
+        out = TensorSpec(shape=(*size, spec.channels), type=kind)
+        name = self.name(wanted)
+        return self.add(
+            SumPool(name=name, inputs=(source,), out=out, kernel=kernel, stride=stride, padding=padding)
+        )

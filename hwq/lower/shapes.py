@@ -1,0 +1,114 @@
+"""Flatten, reshape, slices, channel padding, and the integers read from a tensor's shape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hwq.lower.context import Call, Context, torch_shape
+from hwq.lower.pools import flattened, move
+from hwq.lower.values import Batch, Move, Tensor
+
+
+def flatten(context: Context, call: Call) -> Tensor:
+    """Everything but the batch to one vector."""
+    value = call.tensor()
+    rank = len(value.shape) + 1
+    start, end = call.option(1, "start_dim", 0), call.option(2, "end_dim", -1)
+    if start % rank != 1 or end % rank != rank - 1:
+        call.fail("flatten is supported from dimension 1 to the last only, as in torch.flatten(x, 1)")
+    return flattened(context, call, value, call.name)
+
+
+def view(context: Context, call: Call) -> Tensor:
+    """x.view(B, -1) and its kin: a flatten, or nothing."""
+    value = call.tensor()
+    sizes: Any = call.args[1:] or (call.kwargs.get("shape"),)
+    if len(sizes) == 1 and isinstance(sizes[0], tuple | list):
+        sizes = sizes[0]
+    count = 1
+    for n in value.shape:
+        count *= n
+    sizes = tuple(sizes)
+    if sizes == torch_shape(value):
+        return value
+    known = len(sizes) == 2 and (
+        (isinstance(sizes[0], Batch) and sizes[1] in (-1, count)) or (sizes[0] == -1 and sizes[1] == count)
+    )
+    if not known:
+        call.fail(f"{call.what} is supported as a flatten only, as in x.flatten(1) or x.view(x.size(0), -1)")
+    return flattened(context, call, value, call.name)
+
+
+def squeeze(context: Context, call: Call) -> Tensor:
+    """Drops the map dimensions of a globally pooled map, both at once."""
+    value = call.tensor()
+    dims = call.args[1] if len(call.args) > 1 else call.kwargs.get("dim")
+    both = dims is None or (isinstance(dims, tuple | list) and sorted(d % 4 for d in dims) == [2, 3])
+    if value.shape[:-1] != (1, 1) or not both:
+        call.fail("squeeze is supported for both dimensions of a 1 x 1 map only; use x.flatten(1)")
+    return flattened(context, call, value, call.name)
+
+
+def size(context: Context, call: Call) -> Any:
+    """x.size() and x.size(dim)."""
+    shape = torch_shape(call.tensor())
+    dim = call.args[1] if len(call.args) > 1 else call.kwargs.get("dim")
+    return shape if dim is None else shape[dim]
+
+
+def dim(context: Context, call: Call) -> int:
+    """x.dim()."""
+    return len(call.tensor().shape) + 1
+
+
+def attribute(context: Context, call: Call) -> Any:
+    """x.shape; no other attribute."""
+    if call.args[1] != "shape":
+        call.fail(f"the attribute '{call.args[1]}' of a tensor is not supported")
+    return torch_shape(call.tensor())
+
+
+def getitem(context: Context, call: Call) -> Any:
+    """An entry of a shape, or x[:, :, ::s, ::t]: subsampling."""
+    value, index = call.args
+    if isinstance(value, tuple):
+        return value[index]
+    tensor = call.tensor()
+    steps = _steps(index) if len(tensor.shape) == 3 else None
+    if steps is None:
+        call.fail("indexing is supported as subsampling only, as in x[:, :, ::2, ::2]")
+    if steps == (1, 1):
+        return tensor
+    return move(context, call, tensor, Move(name=call.name, kernel=(1, 1), stride=steps))
+
+
+def _steps(index: Any) -> tuple[int, int] | None:
+    """(vertical, horizontal) steps of an index that takes every s-th row and t-th column."""
+    if not isinstance(index, tuple) or not all(isinstance(i, slice) for i in index) or len(index) > 4:
+        return None
+    slices = (*index, *[slice(None)] * (4 - len(index)))
+    if any(s.start not in (None, 0) or s.stop is not None for s in slices):
+        return None
+    steps = [1 if s.step is None else s.step for s in slices]
+    plain = steps[:2] == [1, 1] and all(isinstance(s, int) and s >= 1 for s in steps)
+    return (steps[2], steps[3]) if plain else None
+
+
+def pad(context: Context, call: Call) -> Tensor:
+    """F.pad with zeros on the channels (option A); spatial padding belongs to the convolution."""
+    value = call.tensor()
+    sizes = call.args[1] if len(call.args) > 1 else call.kwargs.get("pad")
+    mode = call.args[2] if len(call.args) > 2 else call.kwargs.get("mode", "constant")
+    fill = call.args[3] if len(call.args) > 3 else call.kwargs.get("value", 0)
+    if mode != "constant" or fill not in (None, 0):
+        call.fail("F.pad is supported with zeros only")
+    if not isinstance(sizes, tuple | list) or not all(isinstance(n, int) for n in sizes):
+        call.fail("F.pad needs constant sizes")
+    whole = [*sizes, *[0] * (8 - len(sizes))]
+    if len(value.shape) != 3 or any(whole[:4]) or any(whole[6:]) or min(whole) < 0:
+        call.fail(
+            "F.pad is supported on channels only; use the convolution's own padding for rows and columns"
+        )
+    if not any(whole):
+        return value
+    return context.builder.pad(context.codes(value, call), call.name, whole[4], whole[5])

@@ -1,0 +1,216 @@
+"""torch.fx tracing, and what kind of thing each node of a traced network is."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Iterator
+from enum import Enum, auto
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
+from torch.nn import functional
+
+from hwq.errors import UnsupportedError
+
+
+class Kind(Enum):
+    """What a node does, as far as the placement of quantisers is concerned."""
+
+    INPUT = auto()
+    LAYER = auto()  # conv, linear: an accumulator
+    NORM = auto()  # batch normalisation
+    RELU = auto()  # ReLU, ReLU6
+    ADD = auto()
+    AVERAGE = auto()  # average pool, global or not
+    CONCAT = auto()
+    CODES = auto()  # moves codes without arithmetic: max pool, flatten, slices, zero padding
+    SKIP = auto()  # nothing at all in eval mode: dropout, identity, contiguous
+    SHAPE = auto()  # integers of a tensor's shape
+    OUTPUT = auto()
+
+
+_MODULES: dict[type[nn.Module], Kind] = {
+    nn.Conv2d: Kind.LAYER,
+    nn.Linear: Kind.LAYER,
+    nn.BatchNorm2d: Kind.NORM,
+    nn.BatchNorm1d: Kind.NORM,
+    nn.ReLU: Kind.RELU,
+    nn.ReLU6: Kind.RELU,
+    nn.AvgPool2d: Kind.AVERAGE,
+    nn.AdaptiveAvgPool2d: Kind.AVERAGE,
+    nn.MaxPool2d: Kind.CODES,
+    nn.Flatten: Kind.CODES,
+    nn.Dropout: Kind.SKIP,
+    nn.Dropout2d: Kind.SKIP,
+    nn.Identity: Kind.SKIP,
+}
+_FUNCTIONS: dict[Any, Kind] = {
+    torch.relu: Kind.RELU,
+    torch.relu_: Kind.RELU,
+    functional.relu: Kind.RELU,
+    functional.relu_: Kind.RELU,
+    functional.relu6: Kind.RELU,
+    operator.add: Kind.ADD,
+    operator.iadd: Kind.ADD,
+    torch.add: Kind.ADD,
+    functional.avg_pool2d: Kind.AVERAGE,
+    functional.adaptive_avg_pool2d: Kind.AVERAGE,
+    torch.mean: Kind.AVERAGE,
+    torch.cat: Kind.CONCAT,
+    torch.concat: Kind.CONCAT,
+    functional.max_pool2d: Kind.CODES,
+    torch.max_pool2d: Kind.CODES,
+    torch.flatten: Kind.CODES,
+    torch.reshape: Kind.CODES,
+    torch.squeeze: Kind.CODES,
+    functional.pad: Kind.CODES,
+    operator.getitem: Kind.CODES,
+    functional.dropout: Kind.SKIP,
+}
+_METHODS: dict[str, Kind] = {
+    "relu": Kind.RELU,
+    "relu_": Kind.RELU,
+    "add": Kind.ADD,
+    "add_": Kind.ADD,
+    "mean": Kind.AVERAGE,
+    "flatten": Kind.CODES,
+    "view": Kind.CODES,
+    "reshape": Kind.CODES,
+    "squeeze": Kind.CODES,
+    "contiguous": Kind.SKIP,
+    "size": Kind.SHAPE,
+    "dim": Kind.SHAPE,
+}
+
+
+class _Tracer(fx.Tracer):
+    """Keeps stack traces; torch.nn modules and their subclasses are leaves."""
+
+    record_stack_traces = True
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, tuple(_MODULES)) or super().is_leaf_module(m, module_qualified_name)
+
+
+def trace(model: nn.Module, image_shape: tuple[int, int, int] | None = None) -> fx.GraphModule:
+    """Trace a network (images (N, C, H, W) -> logits). Parameters are shared with `model`, not copied.
+
+    image_shape: (H, W, C); with it, sizes that the code reads from tensors become constants (the batch
+    size stays free). Raises UnsupportedError naming the source line.
+    """
+    tracer = _Tracer()
+    try:
+        graph = tracer.trace(model)
+    except UnsupportedError:
+        raise
+    except Exception as error:  # user code runs in here and may raise anything
+        raise UnsupportedError(
+            f"cannot trace {type(model).__name__}: {error} (a forward that depends on tensor values "
+            "cannot become hardware)"
+        ) from error
+    module = fx.GraphModule(tracer.root, graph, class_name=type(model).__name__)
+    if image_shape is not None:
+        _fold_shapes(module, image_shape)
+    return module
+
+
+def kind_of(module: fx.GraphModule, node: fx.Node) -> Kind:
+    """Raises UnsupportedError for what hwq does not know, naming module path and source line."""
+    match node.op:
+        case "placeholder":
+            return Kind.INPUT
+        case "output":
+            return Kind.OUTPUT
+        case "call_module":
+            child = module.get_submodule(str(node.target))
+            found = next((k for t, k in _MODULES.items() if isinstance(child, t)), None)
+            what = type(child).__name__
+        case "call_function":
+            if node.target in (getattr, operator.mul, operator.floordiv) or _of_shape(module, node):
+                return Kind.SHAPE
+            found = _FUNCTIONS.get(node.target)
+            what = getattr(node.target, "__name__", str(node.target))
+        case "call_method":
+            found = _METHODS.get(str(node.target))
+            what = f"Tensor.{node.target}"
+        case _:
+            found, what = None, f"the tensor '{node.target}'"
+    if found is None or (found is Kind.ADD and len(node.all_input_nodes) == 0):
+        raise UnsupportedError(f"{where(node)}: {what} is not supported")
+    if found is Kind.ADD and any(not isinstance(a, fx.Node) for a in node.args[:2]):
+        raise UnsupportedError(f"{where(node)}: adds a constant, which is not supported")
+    return found
+
+
+def _of_shape(module: fx.GraphModule, node: fx.Node) -> bool:
+    sources = node.all_input_nodes
+    return bool(sources) and all(kind_of(module, n) is Kind.SHAPE for n in sources)
+
+
+def owner(node: fx.Node) -> str:
+    """Path of the module whose forward made the node: 'layer1.0', or '' for the network itself."""
+    stack: dict[str, Any] = node.meta.get("nn_module_stack") or {}
+    path = str(next(reversed(stack.values()))[0]) if stack else ""
+    return path
+
+
+_FRAME = re.compile(r'File "([^"]+)", line (\d+)')
+
+
+def where(node: fx.Node) -> str:
+    """'layer1.0.act (net.py:12)': module path and source line, as far as they are known."""
+    path = owner(node) or (str(node.target) if node.op == "call_module" else node.name)
+    torch_home, here = str(Path(torch.__file__).parent), str(Path(__file__).parent)
+    frames = [
+        (name, line)
+        for name, line in _FRAME.findall(node.stack_trace or "")
+        if not name.startswith((torch_home, here)) and not name.startswith("<")
+    ]
+    if not frames:
+        return f"'{path}'"
+    name, line = frames[-1]
+    return f"'{path}' ({Path(name).name}:{line})"
+
+
+def _fold_shapes(module: fx.GraphModule, image_shape: tuple[int, int, int]) -> None:
+    """Replace every integer read from a shape, but the batch size, by its value."""
+    h, w, c = image_shape
+    training = module.training
+    module.eval()
+    try:
+        first = next(module.parameters(), torch.zeros(()))
+        with torch.no_grad():
+            ShapeProp(module).propagate(torch.zeros(2, c, h, w, device=first.device, dtype=first.dtype))
+    except Exception as error:  # ShapeProp wraps whatever the network raised
+        cause = error.__cause__ or error
+        raise UnsupportedError(
+            f"the network does not take images of {h} x {w} x {c}: {str(cause).splitlines()[0]}"
+        ) from error
+    finally:
+        module.train(training)
+    for node, dim, source in list(_shape_reads(module.graph)):
+        shape = source.meta["tensor_meta"].shape
+        if dim % len(shape) == 0:
+            continue
+        node.replace_all_uses_with(shape[dim])  # type: ignore[arg-type]  # fx takes constants here
+        module.graph.erase_node(node)
+    for node in reversed(list(module.graph.nodes)):
+        if not node.users and (node.target in ("size", getattr, operator.getitem)):
+            module.graph.erase_node(node)
+    module.recompile()
+
+
+def _shape_reads(graph: fx.Graph) -> Iterator[tuple[fx.Node, int, fx.Node]]:
+    """(node, dimension, tensor) for x.size(d), x.size()[d] and x.shape[d]."""
+    for node in graph.nodes:
+        match node.op, node.target, node.args:
+            case "call_method", "size", (fx.Node() as source, int() as dim):
+                yield node, dim, source
+            case "call_function", operator.getitem, (fx.Node() as of, int() as dim):
+                whole = (of.op, of.target, len(of.args)) == ("call_method", "size", 1)
+                if whole or (of.target is getattr and of.args[1] == "shape"):
+                    yield node, dim, of.args[0]  # type: ignore[misc]  # a Node by construction

@@ -1,0 +1,87 @@
+"""The two files of a graph: writing them whole, reading them with distrust."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors import numpy as tensors
+
+from hwq.errors import InputError, VerifyError
+from hwq.ir import Graph, verify
+from hwq.serde.format import FormatError, decode, encode
+
+GRAPH_JSON = "graph.json"
+GRAPH_TENSORS = "graph.safetensors"
+
+
+def dump(graph: Graph) -> dict[str, bytes]:
+    """The files of a graph, by name. The same graph gives the same bytes."""
+    document, arrays = encode(graph)
+    text = json.dumps(document, indent=1, ensure_ascii=True, allow_nan=False) + "\n"
+    return {GRAPH_JSON: text.encode(), GRAPH_TENSORS: tensors.save(arrays)}
+
+
+def save(graph: Graph, folder: Path | str) -> None:
+    """Write both files into `folder` (made when missing); each replaces an older one in one step."""
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    for name, content in dump(graph).items():
+        _replace(target / name, content)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def load(folder: Path | str) -> Graph:
+    """The verified graph of a folder. Raises InputError for anything missing, damaged or illegal."""
+    files = {}
+    for name in (GRAPH_JSON, GRAPH_TENSORS):
+        path = Path(folder) / name
+        try:
+            files[name] = path.read_bytes()
+        except FileNotFoundError:
+            raise InputError(f"{path}: no such file; is {folder} a folder that hwq export wrote?") from None
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror or error}") from None
+    return loads(files, where=str(folder))
+
+
+def loads(files: Mapping[str, bytes], where: str = "graph") -> Graph:
+    """The verified graph of `dump`'s files; `where` names their source in error messages."""
+    for name in (GRAPH_JSON, GRAPH_TENSORS):
+        if name not in files:
+            raise InputError(f"{where}: {name} is missing")
+    try:
+        document = json.loads(files[GRAPH_JSON].decode("utf-8"))
+    except (ValueError, RecursionError):
+        raise InputError(
+            f"{where}/{GRAPH_JSON}: not valid JSON: damaged or cut short; export again"
+        ) from None
+    try:
+        arrays = tensors.load(files[GRAPH_TENSORS])
+    except (SafetensorError, ValueError, KeyError, TypeError, OverflowError):
+        raise InputError(
+            f"{where}/{GRAPH_TENSORS}: not a safetensors file: damaged or cut short; export again"
+        ) from None
+    try:
+        graph = decode(document, arrays)
+        verify(graph)
+    except (FormatError, VerifyError) as error:
+        raise InputError(f"{where}/{GRAPH_JSON}: {error}; export again") from None
+    return graph

@@ -1,0 +1,183 @@
+"""One torch kernel per op class, exact in the arithmetic that `paths` chose.
+
+Between ops a value is (N, H, W, C) or (N, C): a contiguous torch tensor of float32, float64 or int64, or
+a numpy object array where values pass 62 bits. A kernel is prepared once per graph (`prepare`), which
+converts constants, and then only runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hwq.ir import (
+    ChannelPad,
+    Concat,
+    Conv2d,
+    Flatten,
+    Linear,
+    MaxPool,
+    Op,
+    Output,
+    Requantize,
+    SumPool,
+)
+from hwq.simulate.oracle import ORACLE
+from hwq.simulate.paths import Arithmetic, ExactPath
+from hwq.simulate.rescale import rescaler
+
+Value = Tensor | npt.NDArray[Any]
+Kernel = Callable[[Sequence[Value]], Value]
+
+DTYPES = {
+    Arithmetic.FLOAT32: torch.float32,
+    Arithmetic.FLOAT64: torch.float64,
+    Arithmetic.INT64: torch.int64,
+}
+
+
+def prepare(op: Op, path: ExactPath, sources: Sequence[ExactPath], device: torch.device) -> Kernel:
+    """The kernel of an op (not Input); `sources` are the paths of its inputs."""
+    big = Arithmetic.WIDE in (path.work, path.store, *(s.store for s in sources))
+    if big or type(op) not in KERNELS:
+        return _by_oracle(op, path, device)
+    kernel: Kernel | None = KERNELS[type(op)](op, path, device)
+    return _by_oracle(op, path, device) if kernel is None else kernel
+
+
+def to_numpy(value: Value) -> npt.NDArray[Any]:
+    """Exact integers: int64, or the object array itself."""
+    if isinstance(value, Tensor):
+        return value.to("cpu", torch.int64).numpy()
+    return value
+
+
+def from_numpy(value: npt.NDArray[Any], store: Arithmetic, device: torch.device) -> Value:
+    """A numpy integer array in the form `store` says."""
+    if store is Arithmetic.WIDE:
+        return value.astype(object)
+    return torch.from_numpy(np.ascontiguousarray(value.astype(np.int64))).to(device, DTYPES[store])
+
+
+def _by_oracle(op: Op, path: ExactPath, device: torch.device) -> Kernel:
+    """The slow exact path: the reference itself."""
+    compute = ORACLE[type(op)]
+
+    def run(inputs: Sequence[Value]) -> Value:
+        return from_numpy(compute(op, [to_numpy(x) for x in inputs]), path.store, device)
+
+    return run
+
+
+def _map(x: Tensor) -> Tensor:
+    """(N, H, W, C) contiguous as torch's (N, C, H, W) in channels-last memory; a view."""
+    return x.permute(0, 3, 1, 2)
+
+
+def _rows(x: Tensor) -> Tensor:
+    """Back to contiguous (N, H, W, C); a view where torch kept channels-last memory."""
+    return x.permute(0, 2, 3, 1).contiguous()
+
+
+def _conv2d(op: Conv2d, path: ExactPath, device: torch.device) -> Kernel | None:
+    if path.work is Arithmetic.INT64:
+        return None
+    dtype = DTYPES[path.work]
+    weight = torch.from_numpy(op.weight.astype(np.float64)).to(device, dtype).permute(0, 3, 1, 2)
+    weight = weight.contiguous(memory_format=torch.channels_last)
+
+    def run(inputs: Sequence[Any]) -> Value:
+        x = _map(inputs[0].to(dtype))
+        acc = F.conv2d(x, weight, None, op.stride, op.padding, op.dilation, op.groups)
+        return _rows(acc).to(DTYPES[path.store])
+
+    return run
+
+
+def _linear(op: Linear, path: ExactPath, device: torch.device) -> Kernel | None:
+    if path.work is Arithmetic.INT64:
+        return None
+    dtype = DTYPES[path.work]
+    weight = torch.from_numpy(op.weight.astype(np.float64)).to(device, dtype)
+
+    def run(inputs: Sequence[Any]) -> Value:
+        return F.linear(inputs[0].to(dtype), weight).to(DTYPES[path.store])
+
+    return run
+
+
+def _requantize(op: Requantize, path: ExactPath, device: torch.device) -> Kernel:
+    rescale = rescaler(op, DTYPES[path.work], DTYPES[path.store], device)
+    return lambda inputs: rescale([x for x in inputs if isinstance(x, Tensor)])
+
+
+def _max_pool(op: MaxPool, path: ExactPath, device: torch.device) -> Kernel | None:
+    if path.store is Arithmetic.INT64:
+        return None
+    if op.kernel == (1, 1):  # subsampling; legal padding of a 1x1 kernel is 0
+        rows, columns = (slice(None, None, s) for s in op.stride)
+        return lambda inputs: inputs[0][:, rows, columns, :].contiguous()
+    return lambda inputs: _rows(F.max_pool2d(_map(_tensor(inputs[0])), op.kernel, op.stride, op.padding))
+
+
+def _sum_pool(op: SumPool, path: ExactPath, device: torch.device) -> Kernel | None:
+    if path.work is Arithmetic.INT64:
+        return None
+    dtype = DTYPES[path.work]
+    if op.out.shape[:2] == (1, 1) and op.padding == (0, 0):
+
+        def total(inputs: Sequence[Any]) -> Value:
+            window = inputs[0][:, : op.kernel[0], : op.kernel[1], :].to(dtype)
+            result: Tensor = window.sum(dim=(1, 2), keepdim=True)
+            return result
+
+        return total
+
+    def run(inputs: Sequence[Any]) -> Value:
+        x = _map(inputs[0].to(dtype))
+        # divided by 1: a sum
+        return _rows(F.avg_pool2d(x, op.kernel, op.stride, op.padding, divisor_override=1))
+
+    return run
+
+
+def _tensor(value: Value) -> Tensor:
+    assert isinstance(value, Tensor)
+    return value
+
+
+def _channel_pad(op: ChannelPad, path: ExactPath, device: torch.device) -> Kernel:
+    return lambda inputs: F.pad(_tensor(inputs[0]), (op.before, op.after))
+
+
+def _concat(op: Concat, path: ExactPath, device: torch.device) -> Kernel:
+    dtype = DTYPES[path.store]
+    return lambda inputs: torch.cat([_tensor(x).to(dtype) for x in inputs], dim=-1)
+
+
+def _flatten(op: Flatten, path: ExactPath, device: torch.device) -> Kernel:
+    return lambda inputs: inputs[0].reshape(inputs[0].shape[0], -1)
+
+
+def _output(op: Output, path: ExactPath, device: torch.device) -> Kernel:
+    return lambda inputs: inputs[0]
+
+
+KERNELS: dict[type[Op], Callable[[Any, ExactPath, torch.device], Kernel | None]] = {
+    Conv2d: _conv2d,
+    Linear: _linear,
+    Requantize: _requantize,
+    MaxPool: _max_pool,
+    SumPool: _sum_pool,
+    ChannelPad: _channel_pad,
+    Concat: _concat,
+    Flatten: _flatten,
+    Output: _output,
+}
+"""Every op but Input. A maker returns None where torch has no exact kernel in that arithmetic."""

@@ -1,0 +1,168 @@
+"""Checkpoints: one safetensors file, tensors plus JSON in the header. Loading runs no pickled code."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from hwq.data import DataSpec
+from hwq.errors import InputError
+from hwq.quant import Policy
+
+FORMAT = 1
+LAST, BEST = "checkpoint.safetensors", "best.safetensors"
+_QUANTIZER_TENSORS = (".raw", ".top")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Meta:
+    """What a checkpoint says about itself.
+
+    image_shape: (H, W, C). mean, std: per channel on the 0..1 scale. epoch, step: epochs done and
+    iterations done in the next one. accuracy: percent on the test split by stage ('float', 'calibrated',
+    'fake_quant'). recipe: the recipe as nested dictionaries. progress: the loop's own notes.
+    """
+
+    model: str
+    image_shape: tuple[int, int, int]
+    classes: tuple[str, ...]
+    data: DataSpec
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    policy: Policy
+    recipe: dict[str, Any]
+    epoch: int = 0
+    step: int = 0
+    accuracy: dict[str, float] = field(default_factory=dict)
+    progress: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Checkpoint:
+    """model: the network's state dict. state: optimiser and random states, empty in best.safetensors."""
+
+    meta: Meta
+    model: dict[str, Tensor]
+    state: dict[str, Tensor]
+
+
+def save_checkpoint(path: Path, meta: Meta, model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Write atomically: a temporary file beside, flushed to disk, renamed."""
+    tensors = {f"model.{k}": v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    tensors |= {f"state.{k}": v.detach().cpu().contiguous() for k, v in state.items()}
+    header = {"hwq": json.dumps({"format": FORMAT, **asdict(meta)})}
+    write_atomically(path, save(tensors, header))
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace `path` by `content`, or leave it as it was."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def find(path: Path) -> Path:
+    """The checkpoint file of a run folder, or the file itself. Raises InputError."""
+    if path.is_dir():
+        inner = path / LAST
+        if not inner.is_file():
+            raise InputError(f"{path}: no {LAST} in this folder; is it a run of `hwq train`?")
+        return inner
+    if not path.is_file():
+        raise InputError(f"{path}: no such file or folder")
+    return path
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint (a file, or a run folder). Raises InputError unless it is a whole hwq one."""
+    path = find(path)
+    try:
+        with safe_open(str(path), framework="pt") as stored:
+            header = (stored.metadata() or {}).get("hwq")
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{path}: not a readable checkpoint (truncated or damaged): {error}") from error
+    if header is None:
+        raise InputError(f"{path}: a safetensors file, but not a checkpoint of hwq")
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "state": {}}
+    for name, tensor in tensors.items():
+        kind, _, rest = name.partition(".")
+        if kind not in parts:
+            raise InputError(f"{path}: unknown tensor '{name}'")
+        parts[kind][rest] = tensor
+    return Checkpoint(meta=_meta(path, header), model=parts["model"], state=parts["state"])
+
+
+def _meta(path: Path, header: str) -> Meta:
+    try:
+        raw = json.loads(header)
+        found = raw.pop("format")
+        if found != FORMAT:
+            raise InputError(f"{path}: checkpoint format {found}, this hwq reads {FORMAT}")
+        raw["data"] = DataSpec(**raw["data"])
+        raw["policy"] = Policy(**raw["policy"])
+        for name in ("image_shape", "classes", "mean", "std"):
+            raw[name] = tuple(raw[name])
+        return Meta(**raw)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}: its description is damaged ({error})") from error
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """Float parameters for --init-from: an hwq checkpoint, or a state dict saved by torch.
+
+    Takes the dictionary under 'state_dict' or 'model' where there is one, and strips 'module.' prefixes.
+    Quantiser tensors of hwq checkpoints are left out. Raises InputError.
+    """
+    path = find(path)
+    if path.suffix == ".safetensors":
+        model = load(path).model
+        return {k: v for k, v in model.items() if not k.endswith(_QUANTIZER_TENSORS)}
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path}: not a state dict that loads without running code: {first}") from error
+    for key in ("state_dict", "model"):
+        if isinstance(stored, dict) and isinstance(stored.get(key), dict):
+            stored = stored[key]
+    if not isinstance(stored, dict) or not all(isinstance(v, Tensor) for v in stored.values()):
+        raise InputError(f"{path}: holds no state dict (names -> tensors)")
+    return {str(k).removeprefix("module."): v for k, v in stored.items()}
+
+
+def fill(model: nn.Module, weights: dict[str, Tensor], source: Path | str, name: str) -> None:
+    """load_state_dict, strict, with one clear line for the first thing that does not fit."""
+    own = model.state_dict()
+    missing = [k for k in own if k not in weights and not k.endswith("num_batches_tracked")]
+    extra = [k for k in weights if k not in own]
+    wrong = [k for k in own if k in weights and own[k].shape != weights[k].shape]
+    fault = ""
+    if missing:
+        fault = f"'{missing[0]}' is missing ({len(missing)} tensors are)"
+    elif extra:
+        fault = f"'{extra[0]}' is not part of it ({len(extra)} tensors are not)"
+    elif wrong:
+        k = wrong[0]
+        fault = f"'{k}' has shape {tuple(weights[k].shape)}, not {tuple(own[k].shape)}"
+    if fault:
+        raise InputError(f"{source}: a checkpoint of another model than {name}: {fault}")
+    model.load_state_dict(weights, strict=False)

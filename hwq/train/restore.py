@@ -1,0 +1,64 @@
+"""Trained networks back from their checkpoints, and their accuracy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, fx, nn
+
+from hwq.data import Images
+from hwq.errors import InputError
+from hwq.models import build
+from hwq.quant import prepare
+from hwq.train.checkpoint import Checkpoint, Meta, fill, load
+
+
+def rebuild(checkpoint: Checkpoint, source: Path | str) -> fx.GraphModule:
+    """The network of a checkpoint with its parameters, in eval mode on the CPU."""
+    meta = checkpoint.meta
+    model = build(meta.model, meta.image_shape, len(meta.classes))
+    module = prepare(model, meta.policy, meta.image_shape)
+    fill(module, checkpoint.model, source, f"{meta.model} as its description says")
+    return module.eval()
+
+
+def restore(path: Path) -> tuple[fx.GraphModule, Meta]:
+    """(network in eval mode on the CPU, description) of a run folder or a checkpoint file.
+
+    Raises InputError. Runs the user's module.py when the model came from one.
+    """
+    checkpoint = load(path)
+    return rebuild(checkpoint, path), checkpoint.meta
+
+
+class Normalise:
+    """uint8 pixels (N, H, W, C) -> float32 (N, C, H, W), channels last in memory."""
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device | str) -> None:
+        self.shift = torch.tensor(mean, dtype=torch.float32, device=device) * 255
+        self.factor = 1 / (torch.tensor(std, dtype=torch.float32, device=device) * 255)
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        return pixels.float().sub_(self.shift).mul_(self.factor).permute(0, 3, 1, 2)
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, images: Images, mean: tuple[float, ...], std: tuple[float, ...], batch: int = 250
+) -> float:
+    """Accuracy in percent, 0..100, of the network as it stands (fake-quantised or float), eval mode."""
+    device = next(model.parameters(), torch.zeros(())).device
+    channels = images.shape[2]
+    if len(mean) != channels or len(std) != channels:
+        raise InputError(f"mean and std have {len(mean)} and {len(std)} values, images {channels} channels")
+    normalise = Normalise(mean, std, device)
+    training = model.training
+    model.eval()
+    right = 0
+    for i in range(0, len(images), batch):
+        pixels = torch.from_numpy(images.pixels[i : i + batch]).to(device)
+        labels = torch.from_numpy(images.labels[i : i + batch]).to(device)
+        right += int((model(normalise(pixels)).argmax(1) == labels).sum())
+    model.train(training)
+    return 100 * right / len(images)
