@@ -32,7 +32,7 @@ lint: check $(VENV)/.installed-dev
 
 # Random networks beyond the suite's; see tests/fuzz.
 fuzz: check $(VENV)/.installed-dev
-	@$(BIN)/python -m tests.fuzz -n $(N) $(ARGS)
+	@$(BIN)/python -m tests.fuzz --count $(N) $(ARGS)
 
 bench: check $(VENV)/.installed-bench
 	@$(BIN)/python -m benchmarks $(ARGS)

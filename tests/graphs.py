@@ -6,7 +6,7 @@ Small nets (a dozen ops) with every op class, odd shapes, and constants in every
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +44,7 @@ from hwq.ir import (
     pooled_size,
     verify,
 )
+from hwq.simulate.oracle import ORACLE
 
 _T = TypeVar("_T")
 MAX_SUM_BITS = 127
@@ -104,6 +105,7 @@ class GraphMaker:
         self.name = name
         self.rng = np.random.default_rng(source.integer(0, 2**32 - 1))
         self.ops: list[Op] = []
+        self.values: dict[str, npt.NDArray[Any]] = {}
 
     # -- small draws
     def often(self, percent: int) -> bool:
@@ -112,7 +114,19 @@ class GraphMaker:
 
     def add(self, op: Op) -> Op:
         self.ops.append(op)
+        self.values[op.name] = self.value(op)
         return op
+
+    def value(self, op: Op) -> npt.NDArray[Any]:
+        """The op's codes on a few images of noise: what constants are fitted to."""
+        if isinstance(op, Input):
+            return self.rng.integers(0, 255, (4, *op.out.shape), endpoint=True)
+        return ORACLE[type(op)](op, [self.values[name] for name in op.inputs])
+
+    def alive(self, op: Op) -> bool:
+        """Whether the codes differ at all."""
+        codes = self.values[op.name]
+        return bool(codes.min() < codes.max())
 
     def fresh(self, kind: str) -> str:
         return f"{kind}{len(self.ops)}"
@@ -129,6 +143,8 @@ class GraphMaker:
         fitting = [op for op in self.ops if accept(op)]
         if not fitting:
             return None
+        living = [op for op in fitting if self.alive(op)]
+        fitting = living if living and self.often(90) else fitting
         return fitting[-1] if self.often(60) else self.source.choice(fitting)
 
     # -- constants
@@ -170,10 +186,11 @@ class GraphMaker:
         rounding = self.source.choice([Rounding.RND, Rounding.RND, Rounding.TRN])
         lo, hi = self._limits(kind)
         bounds = tuple(magnitude(op.out.type) for op in inputs)
+        seen = tuple(max(1, int(abs(self.values[op.name]).max())) for op in inputs)
         for _ in range(4):
             terms = []
-            for bound in bounds:
-                top = kind.hi * 2.0 ** self.source.integer(-1, 3) / bound
+            for largest in seen:
+                top = kind.hi * 2.0 ** self.source.integer(-1, 3) / largest
                 count = 1 if self.often(20) else channels
                 terms.append(self._format(top).quantize(self._reals(count, top), bias=False))
             bias = self._bias(kind, channels)
@@ -225,7 +242,12 @@ class GraphMaker:
         spec = TensorSpec(shape=inputs[0].out.shape, type=kind, scale=scale or self.scale())
         names = tuple(op.name for op in inputs)
         name = self.fresh("add" if len(inputs) > 1 else "requant")
-        return self.add(Requantize(name=name, inputs=names, out=spec, requant=self.requant(inputs, kind)))
+        for _ in range(4):
+            made = Requantize(name=name, inputs=names, out=spec, requant=self.requant(inputs, kind))
+            codes = self.value(made)
+            if codes.min() < codes.max() or self.often(10):
+                break  # else: constants that leave nothing to compare
+        return self.add(made)
 
     def _weights(self, shape: tuple[int, ...], kind: IntType) -> npt.NDArray[np.int64]:
         match self.source.integer(0, 6):

@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from hwq.errors import InputError
+
 if TYPE_CHECKING:
-    from hwq.cosim.manifest import Edit
+    from hwq.cosim.manifest import Manifest
+    from hwq.cosim.project import Batch
     from hwq.cosim.verdict import Report
 
 _AP_IMAGES = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulateOptions:
+    """The command's options. images: None for all (at most 200 in the ap build)."""
+
+    images: int | None = None
+    build: str = "ap"
+    trace: Path | None = None
+    data: str | None = None
+    threads: int = 1
+    timeout: float = 1800.0
+    accept: bool = False
 
 
 @click.command
@@ -47,47 +64,90 @@ def command(
     RUN: a run folder or an exported project. Exit code 1 on any mismatch, and when a file was changed
     since export (unless accepted). The verdict is also in PROJECT/verdict-BUILD.json.
     """
-    from hwq.cosim.build import Build
-    from hwq.cosim.manifest import read_manifest
-    from hwq.cosim.project import find_project, test_batch, verify_project
-    from hwq.cosim.trace import TraceFile
-    from hwq.cosim.verdict import write_json
+    from hwq.cosim.project import find_project
 
-    folder = find_project(run)
-    manifest = read_manifest(folder)
-    edits = manifest.edits()
-    _print_edits(edits, accept_edits)
-    kind = Build(build)
-    if images is None and kind is Build.AP:
-        images = _AP_IMAGES
-    batch = test_batch(manifest, data, images)
-    if batch.note:
-        click.echo(f"note: {batch.note}")
-    with _Progress(len(batch.pixels), f"{build} build") as progress:
-        report, sink = verify_project(
-            manifest,
-            kind,
-            batch,
-            edits=edits,
-            accepted=accept_edits,
-            threads=threads,
-            timeout=timeout,
-            progress=progress.update,
-            sink=(lambda plan, count: TraceFile(trace, plan, count)) if trace else None,
-        )
-    if sink is not None:
-        sink.write()
-    content = report.to_json()
-    write_json(folder / f"verdict-{build}.json", content)
-    if json_path is not None:
-        write_json(json_path, content)
+    options = SimulateOptions(
+        images=images, build=build, trace=trace, data=data, threads=threads, timeout=timeout, accept=accept_edits
+    )
+    report = simulate_project(find_project(run), options, json_path)
     print_report(report)
     return 0 if report.passed else 1
 
 
-def _print_edits(edits: list[Edit], accepted: bool) -> None:
+def simulate_project(folder: Path, options: SimulateOptions, json_path: Path | None = None) -> Report:
+    """Everything `hwq simulate` does but the printing of its table; writes PROJECT/verdict-BUILD.json.
+
+    Edited files are named on standard error before anything of the project is compiled.
+    Raises InputError (project, data), ToolError (compiler, crash).
+    """
+    from hwq.cosim.build import Build
+    from hwq.cosim.manifest import read_manifest
+    from hwq.cosim.project import verify_project
+    from hwq.cosim.taps import TapPlan
+    from hwq.cosim.trace import TraceFile
+    from hwq.cosim.verdict import write_json
+    from hwq.serde import load
+
+    manifest = read_manifest(folder)
+    edits = manifest.edits()
     for edit in edits:
-        click.echo(f"{'accepted' if accepted else 'changed since export'}: {edit}", err=True)
+        click.echo(f"{'accepted' if options.accept else 'changed since export'}: {edit}", err=True)
+    graph = load(folder)
+    batch = _batch(manifest, options)
+    if batch.note:
+        click.echo(f"note: {batch.note}", err=True)
+    sink = None
+    if options.trace is not None:
+        sink = TraceFile(options.trace, TapPlan.of(graph), len(batch.pixels))
+    with _Progress(len(batch.pixels), f"{options.build} build") as progress:
+        report = verify_project(
+            manifest,
+            Build(options.build),
+            batch,
+            graph=graph,
+            edits=edits,
+            accepted=options.accept,
+            threads=options.threads,
+            timeout=options.timeout,
+            progress=progress.update,
+            sink=sink,
+        )
+    if sink is not None:
+        sink.write()
+    content = report.to_json()
+    for path in (folder / f"verdict-{options.build}.json", json_path):
+        if path is not None:
+            write_json(path, content)
+    return report
+
+
+def _batch(manifest: Manifest, options: SimulateOptions) -> Batch:
+    """The images to run: of --data, else of training's data, else the project's golden ones."""
+    from hwq.cosim.project import Batch, golden_batch
+    from hwq.data import DataSpec, load_split
+
+    recorded = manifest.raw.get("data")
+    fields = ("name", "root", "download")
+    note = "the project records no data set"
+    spec = None
+    if options.data:
+        spec = DataSpec.parse(options.data)
+    elif isinstance(recorded, dict) and recorded.get("name"):
+        spec = DataSpec(**{key: recorded[key] for key in fields if key in recorded})
+    if spec is not None:
+        try:
+            found = load_split(spec, "test")
+        except InputError as error:
+            if options.data:
+                raise
+            note = str(error)
+        else:
+            total = len(found)
+            count = options.images or (_AP_IMAGES if options.build == "ap" else total)
+            found = found.head(count)
+            what = f"{len(found)} of {total} test images of {spec}"
+            return Batch(pixels=found.pixels, labels=found.labels, what=what)
+    return golden_batch(manifest, f"{note}; running the project's golden vectors instead (or give --data)")
 
 
 class _Progress:
@@ -157,6 +217,3 @@ def _summary(report: Report) -> str:
     if not parts:
         parts.append(f"PASS: {verdict.values:,} values of {len(verdict.rows)} ops equal, 0 mismatches")
     return "\n".join(parts)
-
-
-__all__ = ["command", "print_report"]

@@ -48,7 +48,7 @@ def command(recipe: str | None, out: str, resume: bool, device: str, threads: in
 
     if threads is not None:
         torch.set_num_threads(threads)
-    given = {k: v for k, v in flags.items() if v not in (None, False)}
+    given = {k: v for k, v in flags.items() if v is not None and v is not False}
     if resume:
         if recipe is not None or given:
             raise InputError("--resume takes the run's own recipe: give only --out, --device and --threads")

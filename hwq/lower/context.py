@@ -77,9 +77,9 @@ class Context:
                 call.fail(f"{call.what} reads the raw image; an activation quantiser must come first")
             case Pending():
                 exact = self._rectified(value, call)
-                if exact is None:
-                    call.fail(f"{call.what} reads a tensor that no quantiser rounds; insert one before it")
-                return exact
+        if exact is None:
+            call.fail(f"{call.what} reads a tensor that no quantiser rounds; insert one before it")
+        return exact
 
     def _rectified(self, value: Pending, call: Call) -> Codes | None:
         """ReLU of codes is codes of the same scale, exactly; nothing else may be rounded unasked."""

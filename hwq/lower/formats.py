@@ -7,6 +7,8 @@ from fnmatch import fnmatchcase
 
 from hwq.fixed import AutoFormat, ConstantFormat, IntType, LiteralFormat, Rounding, parse_edge
 
+_EDGE = parse_edge("32,16")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Formats:
@@ -17,7 +19,7 @@ class Formats:
     """
 
     body: ConstantFormat
-    edge: LiteralFormat = parse_edge("32,16")
+    edge: LiteralFormat = _EDGE
     rounding: Rounding = Rounding.RND
     overrides: tuple[tuple[str, ConstantFormat], ...] = ()
 

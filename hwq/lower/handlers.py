@@ -64,7 +64,8 @@ def _within(bound: float, pending: Pending) -> float:
 
 def add(context: Context, call: Call) -> Pending | int:
     """Terms of both sides side by side: one rounding for the sum. Also adds integers of a shape."""
-    left, right = call.args[0], call.args[1] if len(call.args) > 1 else call.kwargs.get("other")
+    left: Any = call.args[0]
+    right: Any = call.args[1] if len(call.args) > 1 else call.kwargs.get("other")
     if isinstance(left, int) and isinstance(right, int):
         return left + right
     if call.kwargs.get("alpha", 1) != 1:
@@ -138,11 +139,11 @@ def passes(context: Context, call: Call) -> Tensor:
 
 def _integers(function: Callable[[int, int], int]) -> Handler:
     def handler(context: Context, call: Call) -> int:
-        if len(call.args) == 2 and all(isinstance(a, int) for a in call.args):
-            return function(*call.args)
         if any(isinstance(a, Batch) for a in call.args):
             call.fail("arithmetic with the batch size is not supported")
-        call.unsupported()
+        if len(call.args) != 2 or not all(isinstance(a, int) for a in call.args):
+            call.unsupported()
+        return function(*call.args)
 
     return handler
 

@@ -35,7 +35,7 @@ def _window(call: Call, value: Tensor, ceil_position: int) -> tuple[Pair, Pair, 
         spans = zip(value.shape, kernel, stride, padding, strict=False)
         if any((n + 2 * p - k) % s for n, k, s, p in spans):
             call.fail("ceil_mode=True is not supported where it adds a row or column")
-    if min(pooled_size(value.shape[:2], kernel, stride, padding)) < 1:  # type: ignore[arg-type]  # a pair
+    if min(pooled_size(value.shape[:2], kernel, stride, padding)) < 1:
         call.fail(f"kernel {kernel} does not fit a map of {value.shape[0]} x {value.shape[1]}")
     return kernel, stride, padding
 

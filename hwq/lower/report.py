@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from hwq.errors import InputError
 from hwq.fixed import ConstantFormat, Constants, LiteralFormat
@@ -117,9 +118,7 @@ def _issues(
     ]
 
 
-def _saturated(
-    values: Floats, stored: Constants, form: ConstantFormat
-) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+def _saturated(values: Floats, stored: Constants, form: ConstantFormat) -> npt.NDArray[np.bool_]:
     """Where the rounded value did not fit. Only a literal format can be too small."""
     found = np.zeros(values.shape, dtype=np.bool_)
     if not isinstance(form, LiteralFormat):

@@ -70,9 +70,7 @@ def loads(files: Mapping[str, bytes], where: str = "graph") -> Graph:
     try:
         document = json.loads(files[GRAPH_JSON].decode("utf-8"))
     except (ValueError, RecursionError):
-        raise InputError(
-            f"{where}/{GRAPH_JSON}: not valid JSON: damaged or cut short; export again"
-        ) from None
+        raise InputError(f"{where}/{GRAPH_JSON}: not JSON: damaged or cut short; export again") from None
     try:
         arrays = tensors.load(files[GRAPH_TENSORS])
     except (SafetensorError, ValueError, KeyError, TypeError, OverflowError):

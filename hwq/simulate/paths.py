@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 import numpy as np
+import numpy.typing as npt
 
 from hwq.ir import (
     Conv2d,
@@ -24,22 +25,21 @@ from hwq.ir import (
 
 
 class Arithmetic(Enum):
-    """An exact way of computing with integers; `limit`: magnitudes stay below it."""
+    """An exact way of computing with integers, cheapest first."""
 
     FLOAT32 = "float32"
     FLOAT64 = "float64"
     INT64 = "int64"
-    WIDE = "wide"
-
-    @property
-    def limit(self) -> int | None:
-        """Exclusive bound on every partial sum; None for Python integers, which have none."""
-        return {"float32": 1 << 24, "float64": 1 << 53, "int64": 1 << 62, "wide": None}[self.value]
+    LIMBS = "two int64"  # a requantisation's sum as high and low part; nothing is stored so
+    WIDE = "Python integers"
 
     @staticmethod
     def for_bound(bound: int) -> Arithmetic:
-        """The cheapest arithmetic that is exact while no partial sum exceeds `bound`."""
-        return next(a for a in Arithmetic if a.limit is None or bound < a.limit)
+        """The cheapest arithmetic in which every magnitude up to `bound` is one exact number."""
+        return next((kind for kind, bits in _LIMITS if bound < 1 << bits), Arithmetic.WIDE)
+
+
+_LIMITS = ((Arithmetic.FLOAT32, 24), (Arithmetic.FLOAT64, 53), (Arithmetic.INT64, 62))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,8 +65,8 @@ def exact_paths(graph: Graph) -> dict[str, ExactPath]:
         # a result takes part in what its readers compute, so it is stored as soon as it fits
         work = Arithmetic.for_bound(sum_bound)
         store = Arithmetic.for_bound(bound)
-        if isinstance(op, Requantize) and _deepest_shift(op) > 62 and work is Arithmetic.INT64:
-            work = Arithmetic.WIDE
+        if isinstance(op, Requantize):
+            work = _requant_work(op, bounds, work)
         paths[op.name] = ExactPath(work=work, store=store, bound=bound, sum_bound=sum_bound)
     return paths
 
@@ -105,5 +105,29 @@ def _requant_bound(op: Requantize, bounds: tuple[int, ...]) -> int:
     return int(max(worst))
 
 
-def _deepest_shift(op: Requantize) -> int:
-    return int(op.requant.alignment.fraction.max())
+def _requant_work(op: Requantize, bounds: tuple[int, ...], by_sum: Arithmetic) -> Arithmetic:
+    """`by_sum` where it can also scale or shift by 2^F; else limbs, else Python integers."""
+    fraction = int(op.requant.alignment.fraction.max())
+    deepest = {Arithmetic.FLOAT32: 100, Arithmetic.FLOAT64: 900, Arithmetic.INT64: 62}
+    if fraction <= deepest.get(by_sum, -1):
+        return by_sum
+    return Arithmetic.WIDE if limb_bits(op, bounds) is None else Arithmetic.LIMBS
+
+
+def limb_bits(op: Requantize, bounds: tuple[int, ...]) -> npt.NDArray[np.int64] | None:
+    """Bits k of the low limb, per channel, such that both limbs' sums fit int64; None if there are none.
+
+    With M 2^a = H 2^k + L, 0 <= L < 2^k, and the same for the offset: the low sum is below
+    2^k (sum_i |x_i| + 1), the high sum below (sum_i |M_i| |x_i| + offset) / 2^k + sum_i |x_i| + 1 and the
+    low sum's carry. k <= F, so that only the high limb is shifted afterwards.
+    """
+    a = op.requant.alignment
+    reach = sum(bounds) + 1
+    bits = np.minimum(a.fraction, 61 - reach.bit_length())
+    if reach.bit_length() >= 61 or int((a.fraction - bits).max()) > 62:
+        return None
+    worst = np.abs(a.bias) + a.half
+    for multiplier, bound in zip(a.multipliers, bounds, strict=True):
+        worst = worst + np.abs(multiplier) * bound
+    high = (worst >> bits.astype(object)) + 3 * reach
+    return bits if int(high.max()) < 1 << 62 else None

@@ -1,4 +1,4 @@
-"""The requantisation in torch: floats while the aligned sum is exact in them, else int64.
+"""The requantisation in torch: floats while the aligned sum is exact in them, else int64, one or two.
 
 All constants of a channel are scaled by 2^-F, exactly, so that
 floor(sum_i x_i * M_i' + B') needs no shift; products and sums stay exact because the integer sum they
@@ -8,26 +8,44 @@ stand for fits the mantissa. Runs in slices that stay in the cache.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any, assert_never
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from hwq.ir import Requantize
+from hwq.simulate.paths import Arithmetic, limb_bits
 
-SLICE = 1 << 15
-"""Codes handled at once: two float64 buffers of 256 KiB."""
+SLICE = 1 << 16
+"""Codes handled at once: two float64 buffers of 512 KiB."""
 ROW = 1 << 12
 """Constants are repeated to rows of about this many codes, so inner loops are long."""
 
 Rescaler = Callable[[Sequence[Tensor]], Tensor]
 
 
-def rescaler(op: Requantize, work: torch.dtype, store: torch.dtype, device: torch.device) -> Rescaler:
-    """A function of the inputs (N, *shape), contiguous -> codes of dtype `store`, same shape."""
-    if work is torch.int64:
-        return _integer(op, store, device)
-    return _floating(op, work, store, device)
+def rescaler(
+    op: Requantize, bounds: tuple[int, ...], work: Arithmetic, store: torch.dtype, device: torch.device
+) -> Rescaler:
+    """A function of the inputs (N, *shape), contiguous -> codes of dtype `store`, same shape.
+
+    bounds: max|x_i| of each input. work: anything but WIDE.
+    """
+    match work:
+        case Arithmetic.FLOAT32:
+            return _floating(op, torch.float32, store, device)
+        case Arithmetic.FLOAT64:
+            return _floating(op, torch.float64, store, device)
+        case Arithmetic.INT64:
+            return _integer(op, store, device)
+        case Arithmetic.LIMBS:
+            return _limbs(op, bounds, store, device)
+        case Arithmetic.WIDE:
+            raise AssertionError("torch has no integers beyond 64 bits")
+        case _:
+            assert_never(work)
 
 
 def _repeats(op: Requantize) -> int:
@@ -41,7 +59,7 @@ def _floating(op: Requantize, work: torch.dtype, store: torch.dtype, device: tor
     channels, repeats = op.out.channels, _repeats(op)
     lo, hi = float(op.requant.lo), float(op.requant.hi)
 
-    def row(values: np.ndarray) -> Tensor:  # type: ignore[type-arg]
+    def row(values: npt.NDArray[np.object_]) -> Tensor:
         # object integers below 2^53 -> exact floats, times an exact power of two
         scaled = np.ldexp(values.astype(np.float64), -a.fraction)
         return torch.from_numpy(np.tile(np.broadcast_to(scaled, (channels,)), repeats)).to(device, work)
@@ -72,17 +90,46 @@ def _floating(op: Requantize, work: torch.dtype, store: torch.dtype, device: tor
     return run
 
 
+def _int64(values: npt.NDArray[Any], device: torch.device) -> Tensor:
+    return torch.from_numpy(values.astype(np.int64)).to(device)
+
+
+def _weighted(inputs: Sequence[Tensor], multipliers: Sequence[Tensor], offset: Tensor) -> Tensor:
+    """sum_i x_i * M_i + offset in int64."""
+    total = offset.expand(inputs[0].shape)
+    for x, multiplier in zip(inputs, multipliers, strict=True):
+        total = total + x * multiplier
+    return total
+
+
 def _integer(op: Requantize, store: torch.dtype, device: torch.device) -> Rescaler:
     a = op.requant.alignment
-    multipliers = [torch.from_numpy(m.astype(np.int64)).to(device) for m in a.multipliers]
-    offset = torch.from_numpy((a.bias + a.half).astype(np.int64)).to(device)
-    shift = torch.from_numpy(a.fraction).to(device)
+    multipliers = [_int64(m, device) for m in a.multipliers]
+    offset, shift = _int64(a.bias + a.half, device), _int64(a.fraction, device)
     lo, hi = op.requant.lo, op.requant.hi
 
     def run(inputs: Sequence[Tensor]) -> Tensor:
-        total = offset.expand(inputs[0].shape)
-        for x, multiplier in zip(inputs, multipliers, strict=True):
-            total = total + x.to(torch.int64) * multiplier
+        total = _weighted([x.to(torch.int64) for x in inputs], multipliers, offset)
+        return (total >> shift).clamp_(lo, hi).to(store)
+
+    return run
+
+
+def _limbs(op: Requantize, bounds: tuple[int, ...], store: torch.dtype, device: torch.device) -> Rescaler:
+    """floor(S / 2^F) = floor((high + floor(low / 2^k)) / 2^(F-k)) for S = high * 2^k + low."""
+    a, bits = op.requant.alignment, limb_bits(op, bounds)
+    assert bits is not None
+    wide = bits.astype(object)
+    constants = (*a.multipliers, a.bias + a.half)
+    *highs, high_offset = [_int64(c >> wide, device) for c in constants]
+    *lows, low_offset = [_int64(c - ((c >> wide) << wide), device) for c in constants]
+    carry, shift = _int64(bits, device), _int64(a.fraction - bits, device)
+    lo, hi = op.requant.lo, op.requant.hi
+
+    def run(inputs: Sequence[Tensor]) -> Tensor:
+        integers = [x.to(torch.int64) for x in inputs]
+        total = _weighted(integers, highs, high_offset)
+        total = total + (_weighted(integers, lows, low_offset) >> carry)
         return (total >> shift).clamp_(lo, hi).to(store)
 
     return run

@@ -1,0 +1,218 @@
+"""`hwq export`: a checkpoint to an HLS project."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hwq.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import torch
+
+    from hwq.data import DataSpec, Images
+    from hwq.lower import Formats, Lowered
+    from hwq.train.checkpoint import Meta
+
+GOLDEN_IMAGES = 4
+_CALIBRATION_IMAGES = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportOptions:
+    """The command's options, as text where the user wrote text."""
+
+    fixed: str = "32,10"
+    edge_fixed: str = "32,16"
+    rounding: str = "rnd"
+    fold: Sequence[str] = ()
+    folding: Path | None = None
+    off_bits: int | None = None
+    allow_lossy: bool = False
+    out: Path | None = None
+    data: str | None = None
+
+    def formats(self) -> Formats:
+        """Raises InputError for an unknown format or one out of range."""
+        from hwq.fixed import Rounding, parse_edge, parse_format
+        from hwq.lower import Formats
+
+        rounding = Rounding(self.rounding.upper())
+        return Formats(body=parse_format(self.fixed), edge=parse_edge(self.edge_fixed), rounding=rounding)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exported:
+    """What an export wrote: `issues` are constants that saturated or vanished, in words."""
+
+    folder: Path
+    ops: int
+    macs: int
+    issues: Sequence[str]
+    note: str = ""
+
+
+@click.command
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--fixed", default="32,10", show_default=True, help="Constants: W,I  W,auto  W,channel  shift.")
+@click.option("--edge-fixed", default="32,16", show_default=True, help="Input constants and logits: W,I.")
+@click.option("--round", "rounding", type=click.Choice(["rnd", "trn"]), default="rnd", show_default=True)
+@click.option("--fold", multiple=True, metavar="OP=PE,SIMD", help="Folding of one layer; may be repeated.")
+@click.option("--folding", type=click.Path(path_type=Path, dir_okay=False), help='JSON: {"op": [PE, SIMD]}.')
+@click.option("--off-bits", type=click.IntRange(1, 16), help="Codes for tensors that training left off.")
+@click.option("--allow-lossy", is_flag=True, help="Go on when constants saturate or vanish.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Default: RUN/hls.")
+@click.option("--data", help="digits, cifar10[:ROOT] or folder:ROOT. Default: the data of training.")
+def command(run: Path, **options: Any) -> int:
+    """Lower RUN (a run folder or a checkpoint) to integers and write an HLS project.
+
+    The project holds the C++, the weights, scripts for Vitis HLS and Vivado HLS, and a test bench.
+    """
+    done = export_run(run, ExportOptions(**options))
+    if done.note:
+        click.echo(f"note: {done.note}")
+    for issue in done.issues[:5]:
+        click.echo(f"lossy: {issue}")
+    if len(done.issues) > 5:
+        click.echo(f"lossy: {len(done.issues) - 5} more constants; `hwq inspect` lists them")
+    click.echo(f"{done.folder}: {done.ops} ops, {done.macs:,} multiply-accumulates an image")
+    click.echo(f"next: hwq simulate {done.folder}")
+    return 0
+
+
+def export_run(run: Path, options: ExportOptions) -> Exported:
+    """Restore, lower, run the passes, write the project.
+
+    Raises InputError (checkpoint, formats, folding, output folder), UnsupportedError (the network).
+    """
+    from hwq.cosim.project import write_project
+    from hwq.ir import Conv2d, Linear
+    from hwq.passes import run_passes
+    from hwq.train.restore import restore
+
+    formats = options.formats()
+    folding = _folding(options)
+    out = options.out or (run if run.is_dir() else run.parent) / "hls"
+    model, meta = restore(run)
+    images, note = _images(meta, options.data)
+    lowered = _lower(model, meta, formats, options)
+    graph = run_passes(lowered.graph)
+    golden = _golden(images, meta.image_shape)
+    write_project(
+        graph,
+        out,
+        golden=golden,
+        folding=folding,
+        about={
+            "fixed": options.fixed,
+            "edge_fixed": options.edge_fixed,
+            "round": options.rounding,
+            "data": _data_facts(meta, options.data),
+            "accuracy": meta.accuracy,
+        },
+    )
+    return Exported(
+        folder=out,
+        ops=len(graph.ops),
+        macs=sum(op.macs for op in graph if isinstance(op, Conv2d | Linear)),
+        issues=[str(issue) for issue in lowered.report.harmful],
+        note=note,
+    )
+
+
+def _data_facts(meta: Meta, data: str | None) -> dict[str, Any]:
+    return {**asdict(_spec(meta, data)), "mean": list(meta.mean), "std": list(meta.std)}
+
+
+def _spec(meta: Meta, data: str | None) -> DataSpec:
+    from hwq.data import DataSpec
+
+    return DataSpec.parse(data) if data else meta.data
+
+
+def _images(meta: Meta, data: str | None) -> tuple[Images | None, str]:
+    """The test split, or None and a note when training's data is not here; a wrong --data is an error."""
+    from hwq.data import load_split
+
+    try:
+        images = load_split(_spec(meta, data), "test")
+    except InputError as error:
+        if data:
+            raise
+        return None, f"golden vectors use random pixels: {error}"
+    if images.shape != meta.image_shape:
+        sizes = ("x".join(map(str, size)) for size in (meta.image_shape, images.shape))
+        raise InputError("the network takes images of {}, the data holds {}".format(*sizes))
+    return images, ""
+
+
+def _golden(images: Images | None, shape: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
+    import numpy as np
+
+    if images is not None:
+        return images.head(GOLDEN_IMAGES).pixels
+    return np.random.default_rng(0).integers(0, 256, (GOLDEN_IMAGES, *shape), dtype=np.uint8)
+
+
+def _lower(model: torch.fx.GraphModule, meta: Meta, formats: Formats, options: ExportOptions) -> Lowered:
+    import torch
+
+    from hwq.data import load_split
+    from hwq.lower import lower
+    from hwq.quant import off_tensors
+    from hwq.train.restore import Normalise
+
+    batches: list[torch.Tensor] = []
+    if options.off_bits is not None and off_tensors(model):
+        train = load_split(_spec(meta, options.data), "train")
+        sample = torch.from_numpy(train.head(_CALIBRATION_IMAGES).pixels)
+        batches = [Normalise(meta.mean, meta.std, "cpu")(sample)]
+    height, width, channels = meta.image_shape
+    return lower(
+        model,
+        shape=(channels, height, width),
+        mean=meta.mean,
+        std=meta.std,
+        formats=formats,
+        off_bits=options.off_bits,
+        batches=batches,
+        allow_lossy=options.allow_lossy,
+        name=Path(meta.model).stem,
+    )
+
+
+def _folding(options: ExportOptions) -> Mapping[str, tuple[int, int]]:
+    """{op: (PE, SIMD)} of the file, then of --fold. Raises InputError."""
+    found: dict[str, tuple[int, int]] = {}
+    if options.folding is not None:
+        try:
+            raw = json.loads(options.folding.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputError(f"{options.folding}: no such file") from None
+        except ValueError as error:
+            raise InputError(f"{options.folding}: not JSON ({error})") from None
+        if not isinstance(raw, dict):
+            raise InputError(f'{options.folding}: must be an object such as {{"conv1": [4, 2]}}')
+        for op, value in raw.items():
+            found[op] = _pair(value, f"{options.folding}: '{op}'")
+    for text in options.fold:
+        op, equals, numbers = text.rpartition("=")
+        parts = numbers.split(",")
+        if not equals or not all(part.strip().isdecimal() for part in parts):
+            raise InputError(f"--fold '{text}': write OP=PE,SIMD, as in conv1=4,2")
+        found[op] = _pair([int(part) for part in parts], f"--fold '{text}'")
+    return found
+
+
+def _pair(value: object, where: str) -> tuple[int, int]:
+    match value:
+        case [int(pe), int(simd)] if pe >= 1 and simd >= 1:
+            return pe, simd
+    raise InputError(f"{where}: must be two positive integers, PE and SIMD")

@@ -1,0 +1,216 @@
+"""What `hwq demo` does, step by step, on top of the other modules."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import click
+import torch
+
+from hwq.cli.export import ExportOptions, export_run
+from hwq.cli.reporting import assemble, read_metrics
+from hwq.cli.simulate import SimulateOptions, print_report, simulate_project
+from hwq.cosim.toolchain import find_compiler, find_headers
+from hwq.cosim.verdict import Report as Comparison
+from hwq.cosim.verdict import write_json
+from hwq.data import DataSpec, load_split
+from hwq.errors import InputError
+from hwq.lower import ConstantIssue, lower
+from hwq.quant import Policy
+from hwq.report import Report, Stage, write_report
+from hwq.serde import load
+from hwq.simulate import Simulator
+from hwq.train import default_recipe, restore, train
+
+FIXED, EDGE = "32,10", "32,16"
+MARKER = "demo.json"
+_FLOAT = "float"
+_ALL = 1_000_000  # more images than there are
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """Accuracies in percent on the test split, and where the runs lie."""
+
+    run: Path
+    floating: float
+    quantised: float
+
+
+def demo(out: Path, bits: int, threads: int) -> int:
+    """Run the demo into `out`; 0, or 1 when the C++ and Python differ. Raises HwqError.
+
+    Works in a folder beside `out` and moves the results in at the end, so that neither a failure nor
+    Ctrl-C harms an earlier demo.
+    """
+    torch.set_num_threads(1)  # batches this small lose time to a second thread
+    old = _owned(out)
+    find_compiler()
+    find_headers()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as temporary:
+        run = Path(temporary) / "run"
+        trained = _train(run, bits)
+        with _step(f"export with ap_fixed<{FIXED}> constants"):
+            exported = export_run(run, ExportOptions(fixed=FIXED, edge_fixed=EDGE))
+        click.echo(f"  {exported.ops} ops, {exported.macs:,} multiply-accumulates an image")
+        comparisons = _compare(run, out, threads)
+        report = _page(out, bits, trained, comparisons)
+        write_report(run, report)
+        _install(run, out, old)
+    passed = all(comparison.passed for comparison in comparisons)
+    _summary(report, out, passed, time.perf_counter() - started)
+    return 0 if passed else 1
+
+
+# -- the steps -----------------------------------------------------------------------------------
+
+
+def _train(run: Path, bits: int) -> Trained:
+    """Float parameters first, then quantisation-aware training from them."""
+    base = default_recipe(DataSpec(name="digits"))
+    with tempfile.TemporaryDirectory(dir=run.parent) as temporary:
+        first = Path(temporary) / _FLOAT
+        with _step("float training"):
+            floating = train(replace(base, policy=Policy.floating()), first)
+        click.echo(f"  {floating.accuracy:.2f}% of the test images")
+        with _step(f"quantisation-aware training, W{bits}A{bits} (DoReFa, mPACT)"):
+            policy = Policy(weight_bits=bits, act_bits=bits)
+            recipe = replace(base, policy=policy, init_from=str(first))
+            quantised = train(recipe, run)
+        click.echo(f"  {quantised.accuracy:.2f}% of the test images, fake-quantised")
+        first.rename(run / _FLOAT)
+    # paths of a recipe count from its folder
+    text = replace(recipe, init_from=_FLOAT).to_toml()
+    (run / "recipe.toml").write_text(text, encoding="utf-8")
+    return Trained(run=run, floating=floating.accuracy, quantised=quantised.accuracy)
+
+
+def _compare(run: Path, out: Path, threads: int) -> list[Comparison]:
+    """Both builds on the whole test split; one table for both where they agree."""
+    comparisons = []
+    for build in ("ap", "native"):
+        with _step(f"C++ against Python, {build} build: compile, run, compare every op"):
+            options = SimulateOptions(build=build, images=_ALL, threads=threads)
+            comparison = simulate_project(run / "hls", options)
+        comparison = replace(comparison, project=str(out / "hls"))
+        write_json(run / "hls" / f"verdict-{build}.json", comparison.to_json())
+        print_report(comparison)
+        comparisons.append(comparison)
+    return comparisons
+
+
+def _issues(run: Path) -> Sequence[ConstantIssue]:
+    """Constants that their format cannot show, harmless ones too."""
+    model, meta = restore(run)
+    height, width, channels = meta.image_shape
+    formats = ExportOptions(fixed=FIXED, edge_fixed=EDGE).formats()
+    shape = (channels, height, width)
+    return lower(model, shape=shape, mean=meta.mean, std=meta.std, formats=formats).report.issues
+
+
+def _page(out: Path, bits: int, trained: Trained, comparisons: list[Comparison]) -> Report:
+    graph = load(trained.run / "hls")
+    pixels = load_split(DataSpec(name="digits"), "test").pixels
+    images = len(pixels)
+    trace = Simulator(graph).run(pixels, keep="all")
+    stages = [
+        Stage(name="float", accuracy=trained.floating, images=images, note="PyTorch, float32"),
+        Stage(name="fake-quantised", accuracy=trained.quantised, images=images, note="as training sees it"),
+    ]
+    first = comparisons[0]
+    stages.append(
+        Stage(name="integer, Python", accuracy=first.accuracy["integer"], images=images, note="the reference")
+    )
+    stages += [
+        Stage(name=f"C++, {c.build}", accuracy=c.accuracy["C++"], images=c.verdict.samples)
+        for c in comparisons
+    ]
+    return assemble(
+        graph,
+        comparisons,
+        title=f"Residual CNN on handwritten digits, W{bits}A{bits}",
+        subtitle=f"DoReFa weights, mPACT activations, constants ap_fixed<{FIXED}>, {images} test images",
+        stages=stages,
+        codes=trace.outputs,
+        issues=_issues(trained.run),
+        phases={
+            "float": read_metrics(trained.run / _FLOAT / "metrics.jsonl"),
+            f"W{bits}A{bits}": read_metrics(trained.run / "metrics.jsonl"),
+        },
+        commands=(
+            f"hwq demo --bits {bits} --out {out}",
+            *(f"hwq simulate {out} --build {c.build} --images {images}" for c in comparisons),
+        ),
+        facts=[
+            ("project.json, sha256", _sha256(trained.run / "hls" / "project.json")),
+            ("logits of all test images, sha256", hashlib.sha256(trace.logits.tobytes()).hexdigest()),
+        ],
+    )
+
+
+def _summary(report: Report, out: Path, passed: bool, seconds: float) -> None:
+    click.echo()
+    for stage in report.stages:
+        click.echo(f"{stage.name:<16} {stage.accuracy:6.2f}%")
+    values = sum(build.values for build in report.builds)
+    mismatches = sum(build.mismatches for build in report.builds)
+    verdict = "PROVEN bit-exact" if passed else "MISMATCH"
+    click.echo(f"{verdict}: {values:,} values compared, {mismatches:,} mismatches ({seconds:.0f} s)")
+    click.echo(f"report: {out / 'report.html'}   HLS project: {out / 'hls'}")
+
+
+@contextmanager
+def _step(text: str) -> Iterator[None]:
+    started = time.perf_counter()
+    click.echo(f"{text} ...")
+    yield
+    click.echo(f"  {time.perf_counter() - started:.1f} s")
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+# -- the run folder ------------------------------------------------------------------------------
+
+
+def _owned(out: Path) -> tuple[str, ...]:
+    """What an earlier demo left in `out`. Raises InputError where `out` is something else."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: is a file; --out takes a folder")
+    if not out.is_dir() or not any(out.iterdir()):
+        return ()
+    try:
+        names = json.loads((out / MARKER).read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"{out}: holds something else than an earlier demo; choose another --out") from None
+    plain = (name for name in names if isinstance(name, str) and Path(name).name == name)
+    return tuple(name for name in plain if name not in ("..", MARKER))
+
+
+def _install(run: Path, out: Path, old: tuple[str, ...]) -> None:
+    """Move the results into `out`, in place of the earlier demo's; files of others stay."""
+    names = sorted(path.name for path in run.iterdir())
+    foreign = [name for name in names if (out / name).exists() and name not in (*old, MARKER)]
+    if foreign:
+        raise InputError(f"{out / foreign[0]}: is not of an earlier demo; choose another --out")
+    out.mkdir(exist_ok=True)
+    write_json(out / MARKER, {"files": sorted({*names, *old})})
+    aside = run.parent / "earlier"
+    aside.mkdir()
+    for name in old:
+        if (out / name).exists():
+            (out / name).rename(aside / name)
+    for name in names:
+        shutil.move(run / name, out / name)
+    write_json(out / MARKER, {"files": names})

@@ -1,0 +1,109 @@
+"""The passes. Each says why no output code can change."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from hwq.fixed import IntType
+from hwq.ir import (
+    ChannelPad,
+    Conv2d,
+    Flatten,
+    Graph,
+    Linear,
+    MaxPool,
+    Op,
+    Requantize,
+    SumPool,
+    accumulator_type,
+    magnitude,
+)
+
+
+def drop_unread(graph: Graph) -> Graph:
+    """Remove ops that the output does not depend on; the input stays."""
+    wanted = {graph.output.name, graph.input.name}
+    for op in reversed(graph.ops):
+        if op.name in wanted:
+            wanted.update(op.inputs)
+    return Graph(name=graph.name, ops=tuple(op for op in graph.ops if op.name in wanted))
+
+
+def _without(graph: Graph, dropped: dict[str, str]) -> Graph:
+    """The graph without the ops named in `dropped`; readers of each read its source instead."""
+
+    def source(name: str) -> str:
+        while name in dropped:
+            name = dropped[name]
+        return name
+
+    kept = (op for op in graph.ops if op.name not in dropped)
+    ops = tuple(replace(op, inputs=tuple(source(name) for name in op.inputs)) for op in kept)
+    return Graph(name=graph.name, ops=ops)
+
+
+def drop_identity(graph: Graph) -> Graph:
+    """Remove ops that pass every code on: 1x1 pools of stride 1, empty padding, flatten of a vector.
+
+    The output's shape, type and scale equal the input's, so every reader sees the same tensor.
+    """
+    return _without(graph, {op.name: op.inputs[0] for op in graph.ops if _is_identity(graph, op)})
+
+
+def _is_identity(graph: Graph, op: Op) -> bool:
+    match op:
+        case MaxPool():
+            return (op.kernel, op.stride, op.padding) == ((1, 1), (1, 1), (0, 0))
+        case ChannelPad():
+            return (op.before, op.after) == (0, 0)
+        case Flatten():
+            return graph[op.inputs[0]].out.shape == op.out.shape
+        case _:
+            return False
+
+
+def drop_exact_requantize(graph: Graph) -> Graph:
+    """Remove a Requantize of codes to the same type and scale that provably changes no code.
+
+    With F fraction bits and M = 2^F, y = floor((x * 2^F + B + half) / 2^F) = x + floor((B + half) / 2^F):
+    x itself when 0 <= B + half < 2^F in every channel; and (lo, hi) must hold every code of the input.
+    """
+    exact = (op for op in graph.ops if isinstance(op, Requantize) and _is_exact(graph, op))
+    return _without(graph, {op.name: op.inputs[0] for op in exact})
+
+
+def _is_exact(graph: Graph, op: Requantize) -> bool:
+    if len(op.inputs) != 1 or op.out.scale is None:
+        return False
+    source, r = graph[op.inputs[0]].out, op.requant
+    if source != op.out or not (r.lo <= source.type.lo and source.type.hi <= r.hi):
+        return False
+    a = r.alignment
+    one = np.array([1 << int(f) for f in a.fraction], dtype=object)
+    rest = a.bias + a.half
+    return bool(np.all(a.multipliers[0] == one) and np.all(rest >= 0) and np.all(rest < one))
+
+
+def tighten_sums(graph: Graph) -> Graph:
+    """Give convolutions, linear layers and sum pools the narrowest type that holds every sum.
+
+    Only where all readers are requantisations, which take any width: the numbers stay the same.
+    """
+    return Graph(name=graph.name, ops=tuple(_tightened(graph, op) for op in graph.ops))
+
+
+def _tightened(graph: Graph, op: Op) -> Op:
+    if not all(isinstance(graph[name], Requantize) for name in graph.consumers[op.name]):
+        return op
+    match op:
+        case Conv2d() | Linear():
+            need = accumulator_type(op.weight, graph[op.inputs[0]].out.type)
+        case SumPool():
+            source = graph[op.inputs[0]].out.type
+            bound = op.kernel[0] * op.kernel[1] * magnitude(source)
+            need = IntType.holding(-bound if source.signed else 0, bound)
+        case _:
+            return op
+    return replace(op, out=replace(op.out, type=need)) if need.bits < op.out.type.bits else op

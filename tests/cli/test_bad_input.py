@@ -1,0 +1,265 @@
+"""Every mistake a user can make ends in one clear line, a non-zero exit and an untouched disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.cli.conftest import Done, Hwq, snapshot
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a case happens: `tmp` is its own, the runs are copies."""
+
+    tmp: Path
+    run: Path
+
+    def images(self, name: str, size: tuple[int, int] = (8, 8), count: int = 3) -> Path:
+        """An image folder with classes 0..9, greyscale."""
+        rng = np.random.default_rng(0)
+        for split in ("train", "test"):
+            for digit in range(10):
+                folder = self.tmp / name / split / str(digit)
+                folder.mkdir(parents=True)
+                for i in range(count):
+                    pixels = rng.integers(0, 256, (size[1], size[0]), dtype=np.uint8)
+                    Image.fromarray(pixels).save(folder / f"{i}.png")
+        return self.tmp / name
+
+
+Arguments = list[object]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A command line made by `build`, its exit code, and what its one line says."""
+
+    name: str
+    build: Callable[[Place], Arguments]
+    code: int
+    says: tuple[str, ...]
+
+
+def _truncated(p: Place) -> Arguments:
+    path = p.run / "checkpoint.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+    return ["evaluate", p.run]
+
+
+def _other_model(p: Place) -> Arguments:
+    return ["train", "--model", "digits", "--init-from", p.run, "--epochs", 1, "--out", p.tmp / "new"]
+
+
+def _plain_pickle(p: Place) -> Arguments:
+    torch.save({"state_dict": {"x": object()}}, p.tmp / "evil.pt")
+    return ["train", "--model", "mlp", "--init-from", p.tmp / "evil.pt", "--out", p.tmp / "new"]
+
+
+def _no_images(p: Place) -> Arguments:
+    root = p.images("data")
+    for path in (root / "train" / "3").iterdir():
+        path.unlink()
+    return ["train", "--data", f"folder:{root}", "--model", "mlp", "--out", p.tmp / "new"]
+
+
+def _no_classes(p: Place) -> Arguments:
+    (p.tmp / "data" / "train").mkdir(parents=True)
+    return ["train", "--data", f"folder:{p.tmp / 'data'}", "--model", "mlp", "--out", p.tmp / "new"]
+
+
+def _unreadable_image(p: Place) -> Arguments:
+    root = p.images("data")
+    (root / "train" / "4" / "1.png").write_bytes(b"not an image")
+    return ["train", "--data", f"folder:{root}", "--model", "mlp", "--out", p.tmp / "new"]
+
+
+def _mixed_sizes(p: Place) -> Arguments:
+    root = p.images("data")
+    Image.new("L", (9, 8)).save(root / "train" / "4" / "1.png")
+    return ["train", "--data", f"folder:{root}", "--model", "mlp", "--out", p.tmp / "new"]
+
+
+def _network(p: Place, forward: str) -> Path:
+    path = p.tmp / "net.py"
+    path.write_text(
+        "import torch\nfrom torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.flatten = nn.Flatten()\n"
+        "        self.fc = nn.Linear(64, 10)\n"
+        "    def forward(self, x):\n"
+        f"        return {forward}\n"
+        "def make():\n"
+        "    return Net()\n"
+    )
+    return path
+
+
+def _unsupported(p: Place) -> Arguments:
+    path = _network(p, "torch.sigmoid(self.fc(self.flatten(x)))")
+    return ["train", "--model", f"{path}:make", "--epochs", 1, "--out", p.tmp / "new"]
+
+
+def _data_dependent(p: Place) -> Arguments:
+    path = _network(p, "self.fc(self.flatten(x)) if x.sum() > 0 else x")
+    return ["train", "--model", f"{path}:make", "--epochs", 1, "--out", p.tmp / "new"]
+
+
+def _broken_python(p: Place) -> Arguments:
+    path = _network(p, "self.fc(")
+    return ["train", "--model", f"{path}:make", "--epochs", 1, "--out", p.tmp / "new"]
+
+
+def _file_as_folder(p: Place) -> Arguments:
+    (p.tmp / "file").write_text("mine")
+    return ["train", "--model", "mlp", "--epochs", 1, "--out", p.tmp / "file"]
+
+
+def _foreign_folder(p: Place) -> Arguments:
+    (p.tmp / "mine").mkdir()
+    (p.tmp / "mine" / "thesis.tex").write_text("years of work")
+    return ["train", "--model", "mlp", "--epochs", 1, "--out", p.tmp / "mine"]
+
+
+def _recipe(text: str) -> Callable[[Place], Arguments]:
+    def build(p: Place) -> Arguments:
+        (p.tmp / "recipe.toml").write_text(text)
+        return ["train", p.tmp / "recipe.toml", "--out", p.tmp / "new"]
+
+    return build
+
+
+def _train(*flags: object) -> Callable[[Place], Arguments]:
+    return lambda p: ["train", "--epochs", 1, *flags, "--out", p.tmp / "new"]
+
+
+TRAIN = [
+    Case(
+        "no data folder", _train("--data", "folder:/nowhere/at/all"), 2, ("/nowhere/at/all", "no such folder")
+    ),
+    Case("unknown data set", _train("--data", "imagenet"), 2, ("imagenet", "known")),
+    Case("cifar not there", _train("--data", "cifar10:/nowhere"), 2, ("cifar10", "--download")),
+    Case("folder without path", _train("--data", "folder"), 2, ("folder:/path",)),
+    Case("no classes", _no_classes, 2, ("class folders",)),
+    Case("class without images", _no_images, 2, ("has no images",)),
+    Case("unreadable image", _unreadable_image, 2, ("1.png", "cannot read")),
+    Case("images of two sizes", _mixed_sizes, 2, ("1.png", "one size")),
+    Case("truncated checkpoint", _truncated, 2, ("checkpoint.safetensors", "truncated")),
+    Case("checkpoint of another model", _other_model, 2, ("another model",)),
+    Case("pickled code", _plain_pickle, 2, ("evil.pt", "without running code")),
+    Case("no checkpoint", lambda p: ["evaluate", p.tmp], 2, ("checkpoint.safetensors",)),
+    Case("no run", lambda p: ["evaluate", p.tmp / "missing"], 2, ("no such file or folder",)),
+    Case("unknown model", _train("--model", "resnet999"), 2, ("resnet999", "known")),
+    Case("missing module", _train("--model", "/nowhere/net.py:make"), 2, ("net.py", "no such file")),
+    Case("unsupported op", _unsupported, 3, ("sigmoid", "net.py:9")),
+    Case("data-dependent forward", _data_dependent, 3, ("cannot trace",)),
+    Case("module with a syntax error", _broken_python, 2, ("net.py", "SyntaxError")),
+    Case("weight bits out of range", _train("-w", 17), 2, ("weight_bits", "1..16")),
+    Case("unknown method", _train("--acts", "relu9"), 2, ("relu9", "known")),
+    Case("device that is not there", _train("--device", "tpu9"), 2, ("tpu9",)),
+    Case("recipe is not TOML", _recipe("model = ["), 2, ("recipe.toml", "TOML")),
+    Case(
+        "unknown recipe key", _recipe('[data]\nname = "digits"\n[train]\nepoch = 3\n'), 2, ("epoch", "known")
+    ),
+    Case(
+        "recipe value of a wrong type",
+        _recipe('[data]\nname = "digits"\n[train]\nepochs = "3"\n'),
+        2,
+        ("epochs",),
+    ),
+    Case("missing recipe", lambda p: ["train", p.tmp / "no.toml", "--out", p.tmp / "n"], 2, ("no.toml",)),
+    Case("output is a file", _file_as_folder, 2, ("is a file",)),
+    Case("output holds something else", _foreign_folder, 2, ("mine", "not empty")),
+    Case(
+        "output cannot be made",
+        lambda p: ["train", "--epochs", 1, "--out", "/proc/hwq/run"],
+        4,
+        ("/proc/hwq",),
+    ),
+]
+
+
+def check(done: Done, case: Case) -> None:
+    """One line on stderr, the right exit code, no traceback."""
+    assert "Traceback" not in done.err + done.out
+    lines = done.err.strip().splitlines()
+    assert done.code == case.code, done.err
+    assert len(lines) == 1, done.err
+    assert lines[0].startswith("error: ")
+    for words in case.says:
+        assert words in lines[0], lines[0]
+
+
+@pytest.fixture
+def place(trained: Path, tmp_path: Path) -> Place:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    return Place(tmp=tmp_path, run=run)
+
+
+@pytest.mark.parametrize("case", TRAIN, ids=lambda case: case.name)
+def test_training_and_data(case: Case, place: Place, hwq: Hwq) -> None:
+    arguments = case.build(place)
+    before = snapshot(place.tmp)
+    check(hwq(*arguments), case)
+    assert snapshot(place.tmp) == before
+
+
+def test_ctrl_c_during_training_keeps_a_run_that_goes_on(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "hwq", "train", "--model", "mlp", "--epochs", "500", "--out", str(out)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    running = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        _wait_for(out / "metrics.jsonl", running)
+        running.send_signal(signal.SIGINT)
+        _, err = running.communicate(timeout=60)
+    finally:
+        running.kill()
+    assert running.returncode == 130
+    assert "Traceback" not in err
+    (line,) = err.strip().splitlines()
+    assert line.startswith("error: interrupted in epoch")
+    assert "--resume" in line
+    kept = sorted(path.name for path in out.iterdir())
+    assert kept == ["best.safetensors", "checkpoint.safetensors", "metrics.jsonl", "recipe.toml"]
+    checked = [sys.executable, "-m", "hwq", "evaluate", str(out)]
+    assert subprocess.run(checked, env=environment, capture_output=True, check=False).returncode == 0
+
+
+def _wait_for(path: Path, running: subprocess.Popen[str], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert running.poll() is None, running.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_a_full_disk_during_training_is_one_line(
+    place: Place, hwq: Hwq, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    case = Case("full disk", _train(), 4, ("No space left on device",))
+    check(hwq("train", "--model", "mlp", "--epochs", 1, "--out", place.tmp / "new"), case)
+    assert list((place.tmp / "new").iterdir()) == []

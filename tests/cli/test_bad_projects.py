@@ -1,0 +1,246 @@
+"""Mistakes around `hwq export` and `hwq simulate`: one line, a non-zero exit, an untouched disk."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Hwq, snapshot
+from tests.cli.test_bad_input import Arguments, Case, Place, check
+
+
+def _export(*flags: object) -> Callable[[Place], Arguments]:
+    return lambda p: ["export", p.run, *flags]
+
+
+def _lossy(p: Place) -> Arguments:
+    return ["export", p.run, "--fixed", "8,7"]
+
+
+def _truncated(p: Place) -> Arguments:
+    path = p.run / "checkpoint.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    return ["export", p.run]
+
+
+def _into_file(p: Place) -> Arguments:
+    (p.tmp / "file").write_text("mine")
+    return ["export", p.run, "--out", p.tmp / "file"]
+
+
+def _into_foreign(p: Place) -> Arguments:
+    (p.tmp / "mine").mkdir()
+    (p.tmp / "mine" / "thesis.tex").write_text("years of work")
+    return ["export", p.run, "--out", p.tmp / "mine"]
+
+
+EXPORT = [
+    Case("W too large", _export("--fixed", "65,10"), 2, ("W must be 2..64",)),
+    Case("W too small", _export("--fixed", "1,1"), 2, ("W must be 2..64",)),
+    Case("I too small", _export("--fixed", "32,-31"), 2, ("I must be >= W - 62",)),
+    Case("I too large", _export("--fixed", "32,2000"), 2, ("I must be <= 1024",)),
+    Case("I not a number", _export("--fixed", "32,ten"), 2, ("ten",)),
+    Case("not a format", _export("--fixed", "wide"), 2, ("wide", "32,10")),
+    Case("unknown rounding", _export("--fixed", "32,10,UP"), 2, ("unknown rounding", "UP", "RND_CONV")),
+    Case(
+        "unknown overflow", _export("--fixed", "32,10,RND,CLIP"), 2, ("unknown overflow", "CLIP", "SAT_SYM")
+    ),
+    Case("edge format too wide", _export("--edge-fixed", "40,16"), 2, ("--edge-fixed",)),
+    Case("constants that saturate", _lossy, 2, ("--allow-lossy",)),
+    Case("truncated checkpoint", _truncated, 2, ("truncated",)),
+    Case("no run", lambda p: ["export", p.tmp / "missing"], 2, ("missing",)),
+    Case("not a run", lambda p: ["export", p.tmp], 2, ("checkpoint.safetensors",)),
+    Case("output is a file", _into_file, 2, ("file",)),
+    Case("output holds something else", _into_foreign, 2, ("mine",)),
+    Case("output cannot be made", _export("--out", "/proc/hwq/hls"), 4, ("/proc",)),
+]
+
+
+@pytest.fixture
+def place(trained: Path, tmp_path: Path) -> Place:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    return Place(tmp=tmp_path, run=run)
+
+
+@pytest.mark.parametrize("case", EXPORT, ids=lambda case: case.name)
+def test_export(case: Case, place: Place, hwq: Hwq) -> None:
+    arguments = case.build(place)
+    before = snapshot(place.tmp)
+    check(hwq(*arguments), case)
+    assert snapshot(place.tmp) == before
+
+
+def test_an_unknown_requantisation_mode_is_a_usage_error(trained: Path, hwq: Hwq) -> None:
+    done = hwq("export", trained, "--round", "up")
+    assert done.code == 2
+    assert "Traceback" not in done.err
+    assert "up" in done.err
+    assert not (trained / "hls").exists()
+
+
+def test_a_full_disk_during_export_leaves_nothing(
+    place: Place, hwq: Hwq, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = snapshot(place.tmp)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    for name in ("os.fsync", "os.rename", "os.replace", "pathlib.Path.rename", "pathlib.Path.replace"):
+        monkeypatch.setattr(name, full)
+    check(hwq("export", place.run), Case("full disk", _export(), 4, ("No space left on device",)))
+    monkeypatch.undo()
+    assert snapshot(place.tmp) == before
+
+
+def test_a_failed_export_keeps_the_earlier_one(exported: Path, tmp_path: Path, hwq: Hwq) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(exported, run)
+    before = snapshot(run)
+    assert hwq("export", run, "--fixed", "8,7").code == 2
+    assert snapshot(run) == before
+
+
+# -- simulate ------------------------------------------------------------------------------------
+
+
+def _damaged_manifest(p: Place) -> Arguments:
+    (p.run / "hls" / "project.json").write_text("{")
+    return ["simulate", p.run]
+
+
+def _other_abi(p: Place) -> Arguments:
+    path = p.run / "hls" / "project.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "abi": 99}))
+    return ["simulate", p.run]
+
+
+def _damaged_graph(p: Place) -> Arguments:
+    path = p.run / "hls" / "graph.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    return ["simulate", p.run, "--accept-edits"]
+
+
+def _other_size(p: Place) -> Arguments:
+    return ["simulate", p.run, "--data", f"folder:{p.images('data', size=(9, 7))}"]
+
+
+def _never_exported(p: Place) -> Arguments:
+    shutil.rmtree(p.run / "hls")
+    return ["simulate", p.run]
+
+
+def _simulate(*flags: object) -> Callable[[Place], Arguments]:
+    return lambda p: ["simulate", p.run, *flags]
+
+
+SIMULATE = [
+    Case("never exported", _never_exported, 2, ("hwq export",)),
+    Case("no such run", lambda p: ["simulate", p.tmp / "missing"], 2, ("missing",)),
+    Case("damaged manifest", _damaged_manifest, 2, ("project.json", "export the project again")),
+    Case("another ABI", _other_abi, 2, ("ABI", "export the project again")),
+    Case("missing data", _simulate("--data", "folder:/nowhere"), 2, ("/nowhere",)),
+    Case("images of another size", _other_size, 2, ("8x8x1",)),
+]
+
+
+@pytest.fixture
+def project(exported: Path, tmp_path: Path) -> Place:
+    run = tmp_path / "run"
+    shutil.copytree(exported, run)
+    return Place(tmp=tmp_path, run=run)
+
+
+@pytest.mark.parametrize("case", SIMULATE, ids=lambda case: case.name)
+def test_simulate(case: Case, project: Place, hwq: Hwq) -> None:
+    arguments = case.build(project)
+    before = snapshot(project.tmp)
+    check(hwq(*arguments), case)
+    assert snapshot(project.tmp) == before
+
+
+def test_a_damaged_graph(project: Place, hwq: Hwq) -> None:
+    done = hwq(*_damaged_graph(project))
+    assert done.code == 2
+    assert "Traceback" not in done.err
+    assert "graph.safetensors" in done.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("variables", "says"),
+    [
+        ({"CXX": "no-such-compiler"}, ("no-such-compiler", "CXX")),
+        ({"CXX": "", "PATH": "/nowhere"}, ("no C++ compiler", "apt-get install g++")),
+        ({"XILINX_HLS": "/nowhere"}, ("XILINX_HLS", "/nowhere")),
+    ],
+    ids=["CXX names nothing", "no compiler", "no headers"],
+)
+def test_missing_tools(
+    project: Place,
+    hwq: Hwq,
+    monkeypatch: pytest.MonkeyPatch,
+    variables: dict[str, str],
+    says: tuple[str, ...],
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    before = snapshot(project.tmp)
+    check(hwq("simulate", project.run, "--images", 2), Case("tools", _simulate(), 4, says))
+    assert snapshot(project.tmp) == before
+
+
+def test_a_compile_error_names_its_line_and_its_log(project: Place, hwq: Hwq) -> None:
+    source = next(
+        path for path in sorted((project.run / "hls").rglob("*.cpp")) if "main(" not in path.read_text()
+    )
+    source.write_text(source.read_text() + "\nthis is no C++;\n")
+    done = hwq("simulate", project.run, "--images", 2, "--build", "native", "--accept-edits")
+    assert done.code == 4
+    line = done.err.strip().splitlines()[-1]
+    assert line.startswith("error: ")
+    assert "does not compile" in line
+    assert source.name in line
+    log = line.split("full log: ")[1].rstrip(")")
+    assert "this is no C++" in Path(log).read_text() or "error" in Path(log).read_text()
+
+
+def test_zero_images_is_a_usage_error(exported: Path, hwq: Hwq) -> None:
+    done = hwq("simulate", exported, "--images", 0)
+    assert done.code == 2
+    assert "--images" in done.err
+
+
+# -- names ---------------------------------------------------------------------------------------
+
+HOSTILE = 'a"; system("touch pwned'
+
+
+def test_hostile_layer_names_become_safe_identifiers(tmp_path: Path, hwq: Hwq) -> None:
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n"
+        "def make():\n"
+        "    net = nn.Sequential()\n"
+        "    net.add_module('while', nn.Flatten())\n"
+        f"    net.add_module({HOSTILE!r}, nn.Linear(64, 16, bias=False))\n"
+        "    net.add_module('int', nn.BatchNorm1d(16))\n"
+        "    net.add_module('*/ #define', nn.ReLU())\n"
+        "    net.add_module('namespace', nn.Linear(16, 10))\n"
+        "    return net\n"
+    )
+    run = tmp_path / "run"
+    done = hwq("train", "--model", f"{tmp_path / 'net.py'}:make", "--epochs", 1, "--out", run)
+    assert done.code == 0, done.err
+    done = hwq("export", run, "--fixed", "32,auto")
+    assert done.code == 0, done.err
+    done = hwq("simulate", run, "--build", "native", "--images", 20)
+    assert done.code == 0, done.err
+    assert not list(tmp_path.rglob("*pwned*"))
+    assert not Path("pwned").exists()
+    for path in (run / "hls").rglob("*"):
+        if path.suffix in (".cpp", ".h", ".hpp", ".tcl", ".cfg"):
+            assert "system(" not in path.read_text(errors="replace"), path

@@ -1,0 +1,3 @@
+"""One random graph through emit, both compilers and both Python simulators, compared at every op."""
+
+from __future__ import annotations
