@@ -5,6 +5,7 @@ Small nets (a dozen ops) with every op class, odd shapes, and constants in every
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from hypothesis import strategies as st
 
+from hwq.emit.folding import Folding, divisors, limits
 from hwq.fixed import (
     AutoFormat,
     ChannelFormat,
@@ -91,10 +93,6 @@ class DrawnSource:
 
     def choice(self, options: Sequence[_T]) -> _T:
         return options[self.integer(0, len(options) - 1)]
-
-
-def _divisors(n: int) -> list[int]:
-    return [d for d in range(1, n + 1) if n % d == 0]
 
 
 class GraphMaker:
@@ -235,9 +233,7 @@ class GraphMaker:
         if self.often(90):  # else the next op takes the pixels themselves
             self.requantize([self.ops[0]])
 
-    def requantize(
-        self, inputs: Sequence[Op], kind: IntType | None = None, scale: float | None = None
-    ) -> Op:
+    def requantize(self, inputs: Sequence[Op], kind: IntType | None = None, scale: float | None = None) -> Op:
         kind = kind or self.code_type()
         spec = TensorSpec(shape=inputs[0].out.shape, type=kind, scale=scale or self.scale())
         names = tuple(op.name for op in inputs)
@@ -270,7 +266,7 @@ class GraphMaker:
     def conv(self, op: Op, outs: int | None = None, *, same_size: bool = False) -> Op | None:
         """A convolution of `op`; with `same_size`, stride 1 and the padding that keeps (H, W)."""
         h, w, channels = op.out.shape
-        groups = channels if self.often(25) else self.source.choice(_divisors(channels))
+        groups = channels if self.often(25) else self.source.choice(divisors(channels))
         if outs is None:
             outs = groups * self.source.integer(1, max(1, 8 // groups))
         elif outs % groups:
@@ -455,7 +451,9 @@ class GraphMaker:
     def finish(self) -> Graph:
         last = self.ops[-1]
         if isinstance(last, Input) or self.often(50):
-            last = self.requantize([last], IntType(bits=self.source.choice([8, 16, 32]), signed=True), 2.0**-9)
+            last = self.requantize(
+                [last], IntType(bits=self.source.choice([8, 16, 32]), signed=True), 2.0**-9
+            )
         self.add(Output(name="logits", inputs=(last.name,), out=last.out))
         wanted = {"logits", "pixels"}
         for op in reversed(self.ops):
@@ -513,3 +511,24 @@ def random_pixels(graph: Graph, count: int, seed: int) -> npt.NDArray[np.uint8]:
     if count > 2:
         pixels[0], pixels[1] = 0, 255
     return pixels
+
+
+def random_folding(graph: Graph, source: Source) -> dict[str, Folding]:
+    """Any legal folding for some of the layers; the default folding does the others."""
+    found: dict[str, Folding] = {}
+    for op in graph:
+        if isinstance(op, Conv2d | Linear) and source.integer(0, 3):
+            pe, simd = (source.choice(divisors(whole)) for whole in limits(op))
+            found[op.name] = Folding(pe, simd)
+    return found
+
+
+def changed_weight(graph: Graph) -> Graph:
+    """The same graph with one weight code of its first convolution changed by 1, still legal."""
+    op = next(op for op in graph if isinstance(op, Conv2d))
+    weight = op.weight.copy()
+    at = (0, weight.shape[1] // 2, weight.shape[2] // 2, 0)
+    weight[at] += 1 if weight[at] < op.weight_type.hi else -1
+    fields = {f.name: getattr(op, f.name) for f in dataclasses.fields(op)}
+    changed = Conv2d(**{**fields, "weight": weight})
+    return Graph(name=graph.name, ops=tuple(changed if o is op else o for o in graph.ops))

@@ -133,7 +133,9 @@ class RandomNet(nn.Module):
         hidden = source.integer(3, 8)
         self.head: nn.Module = nn.Linear(features, 4)
         if source.integer(0, 2) == 0:
-            self.head = nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Dropout(), nn.Linear(hidden, 4))
+            self.head = nn.Sequential(
+                nn.Linear(features, hidden), nn.ReLU(), nn.Dropout(), nn.Linear(hidden, 4)
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.head(torch.flatten(self.pool(self.blocks(x)), 1))

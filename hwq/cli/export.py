@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +17,8 @@ if TYPE_CHECKING:
     import torch
 
     from hwq.data import DataSpec, Images
+    from hwq.emit.folding import Folding
+    from hwq.ir import Graph
     from hwq.lower import Formats, Lowered
     from hwq.train.checkpoint import Meta
 
@@ -64,8 +65,10 @@ class Exported:
 @click.option("--fixed", default="32,10", show_default=True, help="Constants: W,I  W,auto  W,channel  shift.")
 @click.option("--edge-fixed", default="32,16", show_default=True, help="Input constants and logits: W,I.")
 @click.option("--round", "rounding", type=click.Choice(["rnd", "trn"]), default="rnd", show_default=True)
-@click.option("--fold", multiple=True, metavar="OP=PE,SIMD", help="Folding of one layer; may be repeated.")
-@click.option("--folding", type=click.Path(path_type=Path, dir_okay=False), help='JSON: {"op": [PE, SIMD]}.')
+@click.option("--fold", multiple=True, metavar="[OP=]PE,SIMD", help="Folding of a layer, or a limit for all.")
+@click.option(
+    "--folding", type=click.Path(path_type=Path, dir_okay=False), help="TOML or JSON: {op: [PE, SIMD]}."
+)
 @click.option("--off-bits", type=click.IntRange(1, 16), help="Codes for tensors that training left off.")
 @click.option("--allow-lossy", is_flag=True, help="Go on when constants saturate or vanish.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Default: RUN/hls.")
@@ -98,7 +101,6 @@ def export_run(run: Path, options: ExportOptions) -> Exported:
     from hwq.train.restore import restore
 
     formats = options.formats()
-    folding = _folding(options)
     out = options.out or (run if run.is_dir() else run.parent) / "hls"
     model, meta = restore(run)
     images, note = _images(meta, options.data)
@@ -109,7 +111,7 @@ def export_run(run: Path, options: ExportOptions) -> Exported:
         graph,
         out,
         golden=golden,
-        folding=folding,
+        folding=_folding(graph, options),
         about={
             "fixed": options.fixed,
             "edge_fixed": options.edge_fixed,
@@ -188,31 +190,12 @@ def _lower(model: torch.fx.GraphModule, meta: Meta, formats: Formats, options: E
     )
 
 
-def _folding(options: ExportOptions) -> Mapping[str, tuple[int, int]]:
-    """{op: (PE, SIMD)} of the file, then of --fold. Raises InputError."""
-    found: dict[str, tuple[int, int]] = {}
+def _folding(graph: Graph, options: ExportOptions) -> Mapping[str, Folding]:
+    """The file's foldings, then those of --fold; the default for layers that neither names."""
+    from hwq.emit.folding import complete, parse_fold, read_folding
+
+    if options.folding is not None and options.fold:
+        raise InputError("give --folding or --fold, not both")
     if options.folding is not None:
-        try:
-            raw = json.loads(options.folding.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise InputError(f"{options.folding}: no such file") from None
-        except ValueError as error:
-            raise InputError(f"{options.folding}: not JSON ({error})") from None
-        if not isinstance(raw, dict):
-            raise InputError(f'{options.folding}: must be an object such as {{"conv1": [4, 2]}}')
-        for op, value in raw.items():
-            found[op] = _pair(value, f"{options.folding}: '{op}'")
-    for text in options.fold:
-        op, equals, numbers = text.rpartition("=")
-        parts = numbers.split(",")
-        if not equals or not all(part.strip().isdecimal() for part in parts):
-            raise InputError(f"--fold '{text}': write OP=PE,SIMD, as in conv1=4,2")
-        found[op] = _pair([int(part) for part in parts], f"--fold '{text}'")
-    return found
-
-
-def _pair(value: object, where: str) -> tuple[int, int]:
-    match value:
-        case [int(pe), int(simd)] if pe >= 1 and simd >= 1:
-            return pe, simd
-    raise InputError(f"{where}: must be two positive integers, PE and SIMD")
+        return read_folding(graph, options.folding)
+    return parse_fold(graph, options.fold) if options.fold else complete(graph)

@@ -28,7 +28,7 @@ from hwq.quant import Policy
 from hwq.report import Report, Stage, write_report
 from hwq.serde import load
 from hwq.simulate import Simulator
-from hwq.train import default_recipe, restore, train
+from hwq.train import Interrupted, default_recipe, restore, train
 
 FIXED, EDGE = "32,10", "32,16"
 MARKER = "demo.json"
@@ -59,7 +59,10 @@ def demo(out: Path, bits: int, threads: int) -> int:
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as temporary:
         run = Path(temporary) / "run"
-        trained = _train(run, bits)
+        try:
+            trained = _train(run, bits)
+        except Interrupted:
+            raise KeyboardInterrupt from None  # its advice names a folder that is about to go
         with _step(f"export with ap_fixed<{FIXED}> constants"):
             exported = export_run(run, ExportOptions(fixed=FIXED, edge_fixed=EDGE))
         click.echo(f"  {exported.ops} ops, {exported.macs:,} multiply-accumulates an image")

@@ -45,9 +45,13 @@ class SimulateOptions:
 @click.option("--trace", type=click.Path(path_type=Path, dir_okay=False), help="Every op's codes, as .npz.")
 @click.option("--data", help="digits, cifar10[:ROOT] or folder:ROOT. Default: the data of training.")
 @click.option("--threads", type=click.IntRange(1, 256), default=1, show_default=True)
-@click.option("--timeout", type=click.FloatRange(min=1), default=1800, show_default=True, help="Seconds a batch.")
+@click.option(
+    "--timeout", type=click.FloatRange(min=1), default=1800, show_default=True, help="Seconds a batch."
+)
 @click.option("--accept-edits", is_flag=True, help="Files changed since export are listed, not a failure.")
-@click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Copy of the verdict.")
+@click.option(
+    "--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Copy of the verdict."
+)
 def command(
     run: Path,
     images: int | None,
@@ -67,7 +71,13 @@ def command(
     from hwq.cosim.project import find_project
 
     options = SimulateOptions(
-        images=images, build=build, trace=trace, data=data, threads=threads, timeout=timeout, accept=accept_edits
+        images=images,
+        build=build,
+        trace=trace,
+        data=data,
+        threads=threads,
+        timeout=timeout,
+        accept=accept_edits,
     )
     report = simulate_project(find_project(run), options, json_path)
     print_report(report)
@@ -208,7 +218,7 @@ def _summary(report: Report) -> str:
         first = verdict.first_mismatch
         assert first is not None
         parts.append(
-            f"FAIL: {verdict.mismatches:,} of {verdict.values:,} values differ in {len(verdict.bad_ops)} ops, "
+            f"FAIL: {verdict.mismatches:,} of {verdict.values:,} values differ, {len(verdict.bad_ops)} ops, "
             f"first in op '{first.op}' at {first.index}: expected {first.expected}, got {first.got}"
         )
     if report.edits and not report.accepted:

@@ -31,7 +31,9 @@ import click
 @click.option("--resume", is_flag=True, help="Go on with the run in --out, exactly where it stopped.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or auto.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.")
-def command(recipe: str | None, out: str, resume: bool, device: str, threads: int | None, **flags: Any) -> None:
+def command(
+    recipe: str | None, out: str, resume: bool, device: str, threads: int | None, **flags: Any
+) -> None:
     """Train a network, quantisation-aware, into the run folder --out.
 
     RECIPE is a TOML file; flags override it. Without either, digits are trained at W8A8.

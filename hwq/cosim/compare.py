@@ -104,7 +104,8 @@ def compare(
 
 def argmax_labels(logits: Array) -> npt.NDArray[np.int64]:
     """Class of each row; ties take the lowest index."""
-    return logits.reshape(len(logits), -1).argmax(axis=1).astype(np.int64)
+    flat = logits.reshape(len(logits), -1)
+    return np.asarray(flat.argmax(axis=1), dtype=np.int64)
 
 
 def accuracy(predicted: Sequence[int] | Array, labels: Array) -> float:

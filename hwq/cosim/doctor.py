@@ -61,13 +61,17 @@ def _torch() -> Fact:
         return Fact(name="torch", ok=False, found="missing", advice="pip install torch")
     torch = importlib.import_module("torch")
     cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    return Fact(name="torch", ok=True, found=f"{torch.__version__}, {torch.get_num_threads()} threads, {cuda}")
+    return Fact(
+        name="torch", ok=True, found=f"{torch.__version__}, {torch.get_num_threads()} threads, {cuda}"
+    )
 
 
 def _compiler() -> Fact:
     compiler = find_compiler()
     return Fact(
-        name="compiler", ok=True, found=f"{compiler.version} ({' '.join(compiler.command)}, {compiler.origin})"
+        name="compiler",
+        ok=True,
+        found=f"{compiler.version} ({' '.join(compiler.command)}, {compiler.origin})",
     )
 
 

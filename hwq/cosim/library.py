@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import mmap
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,10 +26,12 @@ from hwq.errors import ToolError
 _ROOT = Path(__file__).resolve().parents[2]
 
 
-def _shared_folder() -> str | None:
-    """Memory-backed where the system offers it."""
+def _shared_folder(size: int) -> str | None:
+    """Memory-backed where the system offers enough of it, else the usual place of temporary files."""
     shm = Path("/dev/shm")
-    return str(shm) if shm.is_dir() and os.access(shm, os.W_OK) else None
+    if not shm.is_dir() or not os.access(shm, os.W_OK) or shutil.disk_usage(shm).free < 2 * size:
+        return None
+    return str(shm)
 
 
 class Library:
@@ -39,20 +43,22 @@ class Library:
 
     def __init__(self, path: Path, plan: TapPlan, *, capacity: int, timeout: float | None = 600.0) -> None:
         self.path, self.plan, self.capacity, self.timeout = path, plan, capacity, timeout
-        self._folder = tempfile.TemporaryDirectory(prefix="hwq-run-", dir=_shared_folder())
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 -- closed by close()
         self._process: subprocess.Popen[bytes] | None = None
         self._pending: tuple[int, int] | None = None
         try:
-            self._start()
+            size = capacity * (plan.pixel_bytes + plan.image_bytes)
+            # gone from the file system as soon as both sides have mapped it: nothing is left behind,
+            # however this process ends
+            with tempfile.TemporaryDirectory(prefix="hwq-run-", dir=_shared_folder(size)) as folder:
+                self._start(Path(folder))
         except BaseException:
             self.close()
             raise
 
-    def _start(self) -> None:
-        folder = Path(self._folder.name)
+    def _start(self, folder: Path) -> None:
         self._pixels = self._mapped(folder / "pixels", self.capacity * self.plan.pixel_bytes)
         self._taps = self._mapped(folder / "taps", self.capacity * self.plan.image_bytes)
-        self._log = folder / "log"
         command_read, command_write = os.pipe()
         answer_read, answer_write = os.pipe()
         self._commands = os.fdopen(command_write, "w")
@@ -62,15 +68,14 @@ class Library:
         # the worker must find this very package, wherever it is started from
         paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         try:
-            with self._log.open("wb") as log:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-m", "hwq.cosim.worker", *files, *ends],
-                    pass_fds=(command_read, answer_write),
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-                )
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "hwq.cosim.worker", *files, *ends],
+                pass_fds=(command_read, answer_write),
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=self._log,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            )
         finally:
             os.close(command_read)
             os.close(answer_write)
@@ -84,7 +89,9 @@ class Library:
             try:
                 os.posix_fallocate(file.fileno(), 0, max(1, size))  # a full disk must not become a SIGBUS
             except OSError as error:
-                raise ToolError(f"no room for {size >> 20} MiB of results in {path.parent}: {error}") from None
+                raise ToolError(
+                    f"no room for {size >> 20} MiB of results in {path.parent}: {error}"
+                ) from None
             return mmap.mmap(file.fileno(), 0)
 
     def submit(self, pixels: npt.NDArray[np.uint8], *, first: int = 0, record: bool = True) -> None:
@@ -121,7 +128,8 @@ class Library:
 
     def messages(self) -> list[str]:
         """What the C++ printed so far (AMD's streams warn there), 20 lines at most."""
-        return self._log.read_text(errors="replace").splitlines()[:20]
+        text = os.pread(self._log.fileno(), 1 << 16, 0).decode(errors="replace")
+        return text.splitlines()[:20]
 
     def _answer(self, what: str) -> dict[str, Any]:
         ready, _, _ = select.select([self._answers], [], [], self.timeout)
@@ -152,11 +160,9 @@ class Library:
         self._kill()
         for pipe in ("_commands", "_answers"):
             if hasattr(self, pipe):
-                try:
+                with contextlib.suppress(BrokenPipeError):  # a command the dead worker never read
                     getattr(self, pipe).close()
-                except BrokenPipeError:
-                    pass  # a command the dead worker never read
-        self._folder.cleanup()
+        self._log.close()
 
     def __enter__(self) -> Library:
         return self

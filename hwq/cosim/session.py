@@ -78,7 +78,8 @@ def cosimulate(
     started = time.perf_counter()
     with ExitStack() as stack:
         pool = [
-            stack.enter_context(Library(library, plan, capacity=size, timeout=timeout)) for _ in range(workers)
+            stack.enter_context(Library(library, plan, capacity=size, timeout=timeout))
+            for _ in range(workers)
         ]
         for first, end in _chunks(len(pixels), size * workers):
             spans = list(_chunks(end - first, size))

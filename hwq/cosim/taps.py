@@ -10,15 +10,19 @@ import numpy as np
 from hwq.errors import InputError
 from hwq.ir import Graph, TensorSpec
 
-_TYPES = (np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64)
+_WIDTHS = (8, 16, 32, 64)
 
 
 def tap_dtype(spec: TensorSpec) -> np.dtype[Any]:
-    """The smallest built-in integer that holds the codes. Raises InputError past 64 bits."""
-    for kind in _TYPES:
-        info = np.iinfo(kind)
+    """The smallest built-in integer that holds the codes, unsigned for unsigned codes up to 32 bits.
+
+    Raises InputError past 64 bits.
+    """
+    for bits in _WIDTHS:
+        unsigned = not spec.type.signed and bits < 64
+        info = np.iinfo(f"{'u' if unsigned else ''}int{bits}")
         if info.min <= spec.type.lo and spec.type.hi <= info.max:
-            return np.dtype(kind)
+            return info.dtype
     raise InputError(f"codes of type {spec.type} do not fit 64 bits: the C simulation cannot record them")
 
 

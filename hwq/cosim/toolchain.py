@@ -134,4 +134,6 @@ def probe(compiler: Compiler, headers: Headers) -> None:
             raise ToolError(f"{compiler.command[0]} cannot compile AMD's headers: {first}")
         ran = subprocess.run([str(program)], capture_output=True, timeout=60)
         if ran.returncode:
-            raise ToolError(f"a program compiled with {compiler.command[0]} gives wrong results with AMD's types")
+            raise ToolError(
+                f"a program compiled with {compiler.command[0]} gives wrong results with AMD's types"
+            )

@@ -28,7 +28,9 @@ class TraceFile:
         size = plan.image_bytes * count
         if size > MAX_BYTES:
             fitting = MAX_BYTES // plan.image_bytes
-            raise InputError(f"a trace of {count} images takes {size >> 20} MiB; --images {fitting} would fit")
+            raise InputError(
+                f"a trace of {count} images takes {size >> 20} MiB; --images {fitting} would fit"
+            )
         if not path.parent.is_dir():
             raise InputError(f"{path.parent}: no such folder for the trace")
         self.path = path

@@ -44,4 +44,6 @@ def load_cifar(spec: DataSpec, split: str) -> Images:
             f"{spec.name}: not found in {root}; add --download, or point --data {spec.name}:/path at it"
         ) from error
     labels = np.array(stored.targets, dtype=np.int64)
-    return Images(pixels=np.asarray(stored.data, dtype=np.uint8), labels=labels, classes=tuple(stored.classes))
+    return Images(
+        pixels=np.asarray(stored.data, dtype=np.uint8), labels=labels, classes=tuple(stored.classes)
+    )

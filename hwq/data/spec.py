@@ -48,7 +48,9 @@ class Images:
 
     def __post_init__(self) -> None:
         if self.pixels.ndim != 4 or self.pixels.dtype != np.uint8:
-            raise InputError(f"images must be uint8 (N, H, W, C), not {self.pixels.dtype} {self.pixels.shape}")
+            raise InputError(
+                f"images must be uint8 (N, H, W, C), not {self.pixels.dtype} {self.pixels.shape}"
+            )
         if len(self.pixels) != len(self.labels) or len(self.labels) == 0:
             raise InputError(f"{len(self.pixels)} images and {len(self.labels)} labels")
 

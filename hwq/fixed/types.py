@@ -89,12 +89,14 @@ def shift_right(raw: Ints, shift: int, rounding: Rounding) -> Ints:
     """raw / 2^shift, rounded to an integer; shift >= 0, shift < 63 for int64 input."""
     if shift == 0:
         return raw
-    floor = raw >> shift
+    floor: Ints = raw >> shift
+    up: Ints
     match rounding:
         case Rounding.TRN:
             return floor
         case Rounding.TRN_ZERO:
-            return floor + ((raw < 0) & (raw != floor << shift))
+            up = (raw < 0) & (raw != floor << shift)
+            return floor + up
         case _:
             rest, half = raw - (floor << shift), 1 << (shift - 1)
     match rounding:
@@ -127,6 +129,8 @@ class FixedType:
     def __post_init__(self) -> None:
         if not 1 <= self.width <= MAX_CAST_WIDTH:
             raise InputError(f"W must be 1..{MAX_CAST_WIDTH}, not {self.width}")
+        if self.overflow is Overflow.WRAP_SM and not self.signed:
+            raise InputError("ap_ufixed has no AP_WRAP_SM: it has no sign")
 
     @property
     def fraction(self) -> int:
@@ -141,15 +145,19 @@ class FixedType:
     def lo(self) -> int:
         return -(1 << (self.width - 1)) if self.signed else 0
 
-    def fit(self, raw: Ints) -> Ints:
-        """Bring integers into the type's range by its overflow mode."""
+    def fit(self, raw: Ints, unrounded: Ints | None = None) -> Ints:
+        """Bring integers into the type's range by its overflow mode.
+
+        unrounded: the floors of the same values before rounding; AMD's WRAP_SM looks at their bits.
+        """
         lo, hi = self.lo, self.hi
         over = (raw > hi) | (raw < lo)
         match self.overflow:
             case Overflow.SAT:
                 return np.clip(raw, lo, hi)
             case Overflow.SAT_SYM:
-                return np.clip(raw, -hi if self.signed else 0, hi)
+                # one signed bit has no -max: AMD keeps -1
+                return np.clip(raw, -hi if self.signed and self.width > 1 else lo, hi)
             case Overflow.SAT_ZERO:
                 return np.where(over, 0, raw)
             case Overflow.WRAP:
@@ -157,9 +165,7 @@ class FixedType:
             case Overflow.WRAP_SM:
                 # the lowest deleted bit becomes the sign; the rest is inverted where that changes the sign
                 wrapped = self._wrap(raw)
-                if not self.signed:
-                    return wrapped
-                deleted = (raw >> self.width) & 1
+                deleted = ((raw if unrounded is None else unrounded) >> self.width) & 1
                 return np.where(over & (deleted != (wrapped < 0)), ~wrapped, wrapped)
 
     def _wrap(self, raw: Ints) -> Ints:
@@ -175,8 +181,9 @@ class FixedType:
         top = int(np.max(np.abs(raw), initial=0)).bit_length()
         narrow = top + max(0, -shift) < 62 and shift < 62 and self.width < 62
         exact = raw.astype(np.int64 if narrow else object)
-        moved = exact << -shift if shift < 0 else shift_right(exact, shift, self.rounding)
-        return self.fit(moved)
+        if shift < 0:
+            return self.fit(exact << -shift)
+        return self.fit(shift_right(exact, shift, self.rounding), exact >> shift)
 
     def quantize(self, value: float) -> int:
         """The raw integer of one real, rounded on the exact real value; may saturate."""

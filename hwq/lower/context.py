@@ -67,6 +67,8 @@ class Context:
 
     def __init__(self, builder: Builder, mean: Floats, std: Floats) -> None:
         self.builder, self.mean, self.std = builder, mean, std
+        self.off: list[str] = []
+        """Quantisers that are off where codes are needed; the graph is of no use while there are any."""
 
     def codes(self, value: Tensor, call: Call) -> Codes:
         """Integers that a layer can take; a pending sum has none until a quantiser ends it."""

@@ -29,7 +29,10 @@ def quantizer(context: Context, call: Call) -> Codes:
     """End a pending sum in a Requantize; codes that already are what it makes pass unchanged."""
     quant = call.module
     assert isinstance(quant, ActQuantizer)
-    value, kind, scale = call.tensor(), quant.type, quant.scale()
+    value = call.tensor()
+    if quant.off:
+        return _left_off(context, call, value)
+    kind, scale = quant.type, quant.scale()
     if not (np.isfinite(scale) and scale > 0):
         call.fail(f"the quantiser's scale is {scale}; it must be positive")
     match value:
@@ -39,6 +42,17 @@ def quantizer(context: Context, call: Call) -> Codes:
             return value
         case _:
             return context.builder.requantize(as_pending(value), call.name, kind, scale)
+
+
+def _left_off(context: Context, call: Call, value: Tensor) -> Codes:
+    """Codes and their sums pass unrounded; for anything else note the name, and go on to find them all."""
+    if isinstance(value, Codes):
+        return value
+    context.off.append(call.name)
+    kind = IntType(bits=16, signed=True)
+    if isinstance(value, Pixels):
+        return context.builder.normalize(value, context.mean, context.std, call.name, kind, 1.0)
+    return context.builder.requantize(value, call.name, kind, 1.0)
 
 
 # -- activations

@@ -81,9 +81,7 @@ def adaptive_avg_pool(context: Context, call: Call) -> Tensor:
     wanted = (size, size) if isinstance(size, int) else tuple(size)
     wanted = tuple(n if w is None else w for n, w in zip(value.shape, wanted, strict=False))
     if any(w < 1 or n % w for n, w in zip(value.shape, wanted, strict=False)):
-        call.fail(
-            f"adaptive pooling of {value.shape[0]} x {value.shape[1]} to {wanted} has windows of unequal size"
-        )
+        call.fail(f"adaptive pooling of {value.shape[0]} x {value.shape[1]} to {wanted} has unequal windows")
     kernel = (value.shape[0] // wanted[0], value.shape[1] // wanted[1])
     return _average(context, call, value, kernel, kernel, (0, 0), kernel[0] * kernel[1])
 

@@ -21,7 +21,7 @@ from hwq.lower.formats import Formats
 from hwq.lower.handlers import handler_of
 from hwq.lower.report import LowerReport
 from hwq.lower.values import Codes, Floats, Pending, Pixels
-from hwq.quant import calibrate_off, off_tensors, where
+from hwq.quant import QuantConv2d, QuantLinear, calibrate_off, off_tensors, where
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -48,13 +48,18 @@ def lower(
 
     shape: (C, H, W) of an image. mean, std: of the pixels on the 0..1 scale, one a channel.
     off_bits: tensors that are not quantised get codes of so many bits, with ranges seen on `batches`,
-    float images (N, C, H, W) already normalised. Raises UnsupportedError naming module path and source
+    float images (N, C, H, W) already normalised. Without it only a tensor that holds exact codes or their
+    sums anyway (an average pool) may be off. Raises UnsupportedError naming module path and source
     line, InputError for tensors left off, LossyError unless `allow_lossy`.
     """
     mean_, std_ = _normalisation(mean, std, shape[0])
     ready = _without_off(model, off_bits, batches)
     # statistics and scales are read on the CPU, whatever device trained them
-    graph, builder = Walk(ready, Builder(formats), shape, mean_, std_).run(name)
+    builder = Builder(formats)
+    walk = Walk(ready, builder, shape, mean_, std_)
+    graph = walk.run(name)
+    if walk.context.off:
+        raise _left_off(walk.context.off)
     verify(graph)
     used = graph.by_name
     report = LowerReport(
@@ -82,15 +87,22 @@ def _without_off(
     off = off_tensors(model)
     if not off:
         return model
-    names = ", ".join(off[:8]) + (f" and {len(off) - 8} more" if len(off) > 8 else "")
     if off_bits is None:
-        raise InputError(f"not quantised (32 bits): {names}: give them codes with --off-bits 16")
+        weights = any(isinstance(model.get_submodule(n), QuantConv2d | QuantLinear) for n in off)
+        if weights:
+            raise _left_off(off)
+        return model  # the walk finds out which activations need codes
     ready = copy.deepcopy(model)
     images = list(batches)
     if not images:
-        raise InputError(f"not quantised (32 bits): {names}: --off-bits needs images to see their ranges on")
+        raise InputError("--off-bits needs images to see the ranges of tensors that are not quantised")
     calibrate_off(ready, images, off_bits)
     return ready
+
+
+def _left_off(names: Sequence[str]) -> InputError:
+    listed = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    return InputError(f"not quantised (32 bits): {listed}: give them codes with --off-bits 16")
 
 
 class Walk:
@@ -109,13 +121,14 @@ class Walk:
         self.image = (shape[1], shape[2], shape[0])
         self.values: dict[fx.Node, Any] = {}
 
-    def run(self, name: str) -> tuple[Graph, Builder]:
+    def run(self, name: str) -> Graph:
+        """The graph of everything the network's result depends on, not yet verified."""
         live = _live(self.model.graph)
         for node in self.model.graph.nodes:
             if node in live:
                 self.values[node] = self._visit(node)
         result = next(n for n in self.model.graph.nodes if n.op == "output")
-        return self.builder.graph(name, self.values[result]), self.builder
+        return self.builder.graph(name, self.values[result])
 
     def _visit(self, node: fx.Node) -> Any:
         if node.op == "placeholder":

@@ -17,7 +17,9 @@ _SETTINGS = (
 """(expansion, channels, blocks, stride of the first block)"""
 
 
-def _conv_norm(inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> list[nn.Module]:
+def _conv_norm(
+    inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1
+) -> list[nn.Module]:
     pad = kernel // 2
     conv = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=pad, groups=groups, bias=False)
     return [conv, nn.BatchNorm2d(outputs)]
@@ -71,4 +73,5 @@ class MobileNetV2(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.head(self.blocks(self.stem(x)))
-        return self.linear(torch.flatten(self.pool(x), 1))
+        logits: Tensor = self.linear(torch.flatten(self.pool(x), 1))
+        return logits

@@ -44,7 +44,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.relu1(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
-        return self.relu2(y + self.shortcut(x))
+        out: Tensor = self.relu2(y + self.shortcut(x))
+        return out
 
 
 class ResNet(nn.Module):
@@ -71,7 +72,8 @@ class ResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
-        return self.linear(torch.flatten(self.pool(x), 1))
+        logits: Tensor = self.linear(torch.flatten(self.pool(x), 1))
+        return logits
 
 
 def _stage(inputs: int, outputs: int, blocks: int, stride: int, option: str) -> nn.Sequential:

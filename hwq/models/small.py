@@ -25,7 +25,8 @@ class DigitsNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.relu(self.bn(self.stem(x)))
         x = self.block3(self.block2(self.block1(x)))
-        return self.linear(torch.flatten(self.pool(x), 1))
+        logits: Tensor = self.linear(torch.flatten(self.pool(x), 1))
+        return logits
 
 
 class MLP(nn.Module):
@@ -45,4 +46,5 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.relu1(self.bn1(self.fc1(self.flatten(x))))
         x = self.relu2(self.bn2(self.fc2(x)))
-        return self.fc3(x)
+        logits: Tensor = self.fc3(x)
+        return logits

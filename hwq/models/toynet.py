@@ -30,7 +30,8 @@ class ToyBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.down(x)
         y = self.bn(self.depthwise(x))
-        return x + self.reduce(self.relu(self.expand(y)))
+        out: Tensor = x + self.reduce(self.relu(self.expand(y)))
+        return out
 
 
 class ToyNet(nn.Module):
@@ -52,4 +53,5 @@ class ToyNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.header(self.blocks(self.stem(x)))
-        return self.linear(torch.flatten(self.pool(x), 1))
+        logits: Tensor = self.linear(torch.flatten(self.pool(x), 1))
+        return logits

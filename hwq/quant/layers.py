@@ -33,7 +33,8 @@ class QuantConv2d(nn.Conv2d):
         return new
 
     def forward(self, input: Tensor) -> Tensor:
-        return self._conv_forward(input, self.weight_quant(self.weight), self.bias)
+        out: Tensor = self._conv_forward(input, self.weight_quant(self.weight), self.bias)
+        return out
 
 
 class QuantLinear(nn.Linear):

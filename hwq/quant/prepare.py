@@ -221,8 +221,9 @@ class _Placer:
                 call = graph.create_node("call_module", name, (node,), name=name)
             call.meta = {k: v for k, v in node.meta.items() if k != "tensor_meta"}
             call.stack_trace = node.stack_trace
-            keep = [u for u in node.users if u is not call and self.kinds.get(u) is Kind.SHAPE]
-            node.replace_all_uses_with(call, delete_user_cb=lambda u, c=call, k=keep: u is not c and u not in k)  # type: ignore[misc]
+            for user in list(node.users):
+                if user is not call and self.kinds.get(user) is not Kind.SHAPE:
+                    user.replace_input_with(node, call)
             self.raw.discard(node)
             if node in self.positive:
                 self.positive.add(call)
@@ -272,7 +273,7 @@ def _row(name: str, kind: str, q: Quantizer, shape: tuple[int, ...]) -> Row:
 
 def _ordered(module: nn.Module) -> Iterable[tuple[str, nn.Module]]:
     if not isinstance(module, fx.GraphModule):
-        return module.named_modules()
+        return list(module.named_modules())
     targets: dict[str, Any] = {}
     for node in module.graph.nodes:
         if node.op == "call_module":

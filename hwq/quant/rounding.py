@@ -54,24 +54,37 @@ class _FakeQuant(torch.autograd.Function):
         return torch.div(x, s).add_(0.5).floor_().clamp_(lo, hi).mul_(s)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
         x, s = ctx.saved_tensors
         lo, hi, inside = ctx.args
         g = grads[0]
-        above = x >= hi * s
-        if lo == 0:
-            dx = g.masked_fill(above | (x <= 0), 0)
-        else:
-            dx = g.masked_fill(above | (x <= lo * s), 0)
+        dx = _between(g, x, lo * s, hi * s)
         ds: Tensor | None = None
         if ctx.needs_input_grad[1]:
-            ds = (g * above).sum() * hi
+            ds = _at_least(g, x, hi * s).sum() * hi
             if lo != 0:
                 ds = ds + (g * (x <= lo * s)).sum() * lo
             if inside:
                 v = torch.div(x, s)
                 ds = ds + (dx * (torch.add(v, 0.5).floor_() - v)).sum()
         return dx, ds, None, None, None
+
+
+def _between(g: Tensor, x: Tensor, lo: Tensor, hi: Tensor) -> Tensor:
+    """g where lo < x < hi, else 0; lo, hi 0-dim. One pass on a CPU."""
+    if x.is_cuda:  # reading a number back would stall the device
+        return g * ((x > lo) & (x < hi))
+    inside: Tensor = torch.ops.aten.hardtanh_backward(g, x, float(lo), float(hi))
+    return inside
+
+
+def _at_least(g: Tensor, x: Tensor, hi: Tensor) -> Tensor:
+    """g where x >= hi, else 0."""
+    if x.is_cuda:
+        return g * (x >= hi)
+    below = torch.nextafter(hi, torch.full_like(hi, -torch.inf))
+    above: Tensor = torch.ops.aten.threshold_backward(g, x, float(below))
+    return above
 
 
 def round_clamp(v: Tensor, lo: int, hi: int) -> Tensor:

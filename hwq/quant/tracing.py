@@ -154,8 +154,7 @@ def _of_shape(module: fx.GraphModule, node: fx.Node) -> bool:
 def owner(node: fx.Node) -> str:
     """Path of the module whose forward made the node: 'layer1.0', or '' for the network itself."""
     stack: dict[str, Any] = node.meta.get("nn_module_stack") or {}
-    path = str(next(reversed(stack.values()))[0]) if stack else ""
-    return path
+    return str(next(reversed(stack.values()))[0]) if stack else ""
 
 
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
@@ -213,4 +212,4 @@ def _shape_reads(graph: fx.Graph) -> Iterator[tuple[fx.Node, int, fx.Node]]:
             case "call_function", operator.getitem, (fx.Node() as of, int() as dim):
                 whole = (of.op, of.target, len(of.args)) == ("call_method", "size", 1)
                 if whole or (of.target is getattr and of.args[1] == "shape"):
-                    yield node, dim, of.args[0]  # type: ignore[misc]  # a Node by construction
+                    yield node, dim, of.args[0]

@@ -46,7 +46,7 @@ class Batches:
         index = torch.arange(count, device=self.device) * total // max(count, 1)
         # classes lie one after another in a folder: shuffle, or each batch shows one class
         order = torch.randperm(count, generator=self._generator(0, 0)).to(self.device)
-        parts = index[order].split(size)
+        parts = torch.split(index[order], size)
         return [self.normalise(self.pixels[part]) for part in parts if len(part) > 1]
 
     def _generator(self, epoch: int, position: int) -> torch.Generator:

@@ -99,7 +99,9 @@ class _Run:
         training = load_split(recipe.data, "train")
         self.test = test or load_split(recipe.data, "test")
         if self.test.shape != training.shape:
-            raise InputError(f"{recipe.data}: train images are {training.shape}, test images {self.test.shape}")
+            raise InputError(
+                f"{recipe.data}: train images are {training.shape}, test images {self.test.shape}"
+            )
         mean, std = self._normalisation(training)
         normalise = Normalise(mean, std, self.device)
         self.batches = Batches(training, self.schedule, normalise, self.device)
@@ -148,7 +150,12 @@ class _Run:
         if source is not None:
             weights = load_weights(Path(source))
             own = model.state_dict()
-            fill(model, {k: v for k, v in weights.items() if k in own or not _foreign(k)}, source, self.recipe.model)
+            fill(
+                model,
+                {k: v for k, v in weights.items() if k in own or not _foreign(k)},
+                source,
+                self.recipe.model,
+            )
             if not self.floating:
                 model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
                 self._accuracy("float", model.to(self.device))
@@ -214,9 +221,7 @@ class _Run:
             (self.out / METRICS).unlink(missing_ok=True)
             self._save(LAST)
         steps = self.batches.steps
-        self.reporter.begin(
-            self.schedule.epochs * steps, self.meta.epoch * steps + self.meta.step
-        )
+        self.reporter.begin(self.schedule.epochs * steps, self.meta.epoch * steps + self.meta.step)
         try:
             with _stop_flag() as stop:
                 while self.meta.epoch < self.schedule.epochs:
@@ -299,8 +304,8 @@ class _Run:
         with (self.out / METRICS).open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(row) + "\n")
         self.reporter.note(
-            f"epoch {done}/{self.schedule.epochs}  loss {row['loss']:.4f}  train {row['train_accuracy']:.2f}%  "
-            f"test {accuracy:.2f}%  {row['images_per_second']:.0f} images/s"
+            f"epoch {done}/{self.schedule.epochs}  loss {row['loss']:.4f}  "
+            f"train {row['train_accuracy']:.2f}%  test {accuracy:.2f}%  {row['images_per_second']:.0f} images/s"
         )
 
     def _interrupt(self, epoch: int, step: int) -> None:

@@ -43,7 +43,11 @@ def make_optimiser(model: nn.Module, schedule: Schedule) -> torch.optim.SGD:
     others = [p for p in model.parameters() if p not in learned]
     quantizers = [p for p in model.parameters() if p in learned]
     groups = [
-        {"params": [p for p in others if p.dim() > 1], "weight_decay": schedule.weight_decay, "relative": 1.0},
+        {
+            "params": [p for p in others if p.dim() > 1],
+            "weight_decay": schedule.weight_decay,
+            "relative": 1.0,
+        },
         {"params": [p for p in others if p.dim() <= 1], "weight_decay": 0.0, "relative": 1.0},
         {"params": quantizers, "weight_decay": 0.0, "relative": schedule.quant_lr},
     ]

@@ -86,7 +86,7 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """The recipe as nested dictionaries in the layout of the TOML file."""
         data = {**asdict(self.data), "mean": self.mean, "std": self.std}
-        return _plain(
+        top: dict[str, Any] = _plain(
             {
                 "model": self.model,
                 "init_from": self.init_from,
@@ -95,6 +95,7 @@ class Recipe:
                 "train": asdict(self.train),
             }
         )
+        return top
 
     def to_toml(self) -> str:
         """Text that `read_recipe` reads back as an equal recipe."""
@@ -109,7 +110,9 @@ class Recipe:
 def default_recipe(data: DataSpec, model: str | None = None) -> Recipe:
     """What `hwq train --data X` does: W8A8, a model that fits the data."""
     name = model or ("digits" if data.name == "digits" else "resnet20")
-    small = Schedule(epochs=12, batch=64, lr=0.05, augment="crop", pad=1, weight_decay=1e-4, schedule="onecycle")
+    small = Schedule(
+        epochs=12, batch=64, lr=0.05, augment="crop", pad=1, weight_decay=1e-4, schedule="onecycle"
+    )
     return Recipe(model=name, data=data, train=small if data.name == "digits" else Schedule())
 
 
@@ -124,7 +127,7 @@ def recipe_from_dict(top: dict[str, Any], base: Path | None = None, source: str 
             raise InputError(f"{source}: '{section}' must be a table: [{section}]")
     data = top.get("data", {})
     if "name" not in data:
-        raise InputError(f"{source}: [data] needs a name, as in name = \"digits\"")
+        raise InputError(f'{source}: [data] needs a name, as in name = "digits"')
     mean, std = (_channels(source, k, data.pop(k, None)) for k in ("mean", "std"))
     spec = _typed(source, "data", DataSpec, data, None)
     if spec.root is not None:

@@ -48,7 +48,9 @@ def test_no_compiler(tmp_path: Path, name: str) -> None:
 
 def test_broken_compiler(tmp_path: Path) -> None:
     fake = tmp_path / "cxx"
-    fake.write_text('#!/bin/sh\n[ "$1" = --version ] && echo fake 1 && exit 0\necho "error: I am fake" >&2\nexit 1\n')
+    fake.write_text(
+        '#!/bin/sh\n[ "$1" = --version ] && echo fake 1 && exit 0\necho "error: I am fake" >&2\nexit 1\n'
+    )
     fake.chmod(0o755)
     done = doctor("--json", CXX=str(fake))
     assert done.returncode == 4

@@ -19,7 +19,9 @@ from tests.graphs import random_pixels
 
 def compiled(folder: Path, **options: Any) -> Built:
     write_stub(folder, **options)
-    return build(folder, Build.AP, files=["stub.cpp"], sources=["stub.cpp"], includes=["."], extra_flags=["-O0"])
+    return build(
+        folder, Build.AP, files=["stub.cpp"], sources=["stub.cpp"], includes=["."], extra_flags=["-O0"]
+    )
 
 
 def identity(pixels: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:
@@ -41,7 +43,9 @@ def test_equal_taps_pass(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("workers", "batch"), [(1, 1), (1, 3), (2, 2), (3, 1), (2, 100)])
 def test_first_mismatch_is_named_whatever_the_batch(tmp_path: Path, workers: int, batch: int) -> None:
-    verdict = outcome(tmp_path, fault="if (x == 255 && i % 6 == 4) x = 9;", workers=workers, batch=batch).verdict
+    verdict = outcome(
+        tmp_path, fault="if (x == 255 && i % 6 == 4) x = 9;", workers=workers, batch=batch
+    ).verdict
     # image 1 is all 255
     assert verdict.bad_ops == ["out"]
     first = verdict.first_mismatch
@@ -105,7 +109,9 @@ def test_cache_hits_and_misses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_compile_error_names_line_and_log(tmp_path: Path) -> None:
-    with pytest.raises(ToolError, match=r"does not compile: stub\.cpp:\d+:\d+: error: .*full log: (.*)\)") as info:
+    with pytest.raises(
+        ToolError, match=r"does not compile: stub\.cpp:\d+:\d+: error: .*full log: (.*)\)"
+    ) as info:
         compiled(tmp_path, fault="int y = nonsense;")
     log = Path(str(info.value).rsplit("full log: ", 1)[1].rstrip(")"))
     assert "nonsense" in log.read_text()

@@ -90,7 +90,7 @@ def reference(
     start = start.permute(0, 3, 1, 2).contiguous()
     for name, child in list(exact.named_modules()):
         made: nn.Module
-        if isinstance(child, ActQuantizer):
+        if isinstance(child, ActQuantizer) and not child.off:
             made = ExactAct(child, start if name == INPUT_QUANT else None)
         elif isinstance(child, QuantConv2d | QuantLinear):
             made = Plain(child)

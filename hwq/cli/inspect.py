@@ -1,0 +1,265 @@
+"""`hwq inspect`: what a network became, op by op."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hwq.errors import InputError
+
+if TYPE_CHECKING:
+    from hwq.fixed import Constants
+    from hwq.ir import Graph, Op, Requantize
+    from hwq.lower import ConstantIssue
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConstantFacts:
+    """The multipliers of one term, or the biases, of a Requantize.
+
+    source: the term's input, "" for biases. integer: smallest and largest I. used_bits: most bits of
+    `width` that a stored value needs. at_limit: stored values at an end of the range. low, high: values.
+    saturated, vanished: None where the real values are not known (an exported project holds integers).
+    """
+
+    source: str
+    format: str
+    width: int
+    integer: tuple[int, int]
+    count: int
+    low: float
+    high: float
+    used_bits: int
+    at_limit: int
+    zeros: int
+    saturated: int | None
+    vanished: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpFacts:
+    """One op. type, scale, low, high: its codes. sum_bits: width of the requantisation's exact sum."""
+
+    name: str
+    kind: str
+    inputs: tuple[str, ...]
+    shape: tuple[int, ...]
+    type: str
+    scale: float | None
+    low: int
+    high: int
+    weight_type: str = ""
+    weight_low: int | None = None
+    weight_high: int | None = None
+    parameters: int = 0
+    macs: int = 0
+    sum_bits: int | None = None
+    rounding: str = ""
+    constants: tuple[ConstantFacts, ...] = ()
+
+
+@click.command
+@click.argument("target", type=click.Path(path_type=Path))
+@click.option("--fixed", default="32,10", show_default=True, help="Constants: W,I  W,auto  W,channel  shift.")
+@click.option("--edge-fixed", default="32,16", show_default=True, help="Input constants and logits: W,I.")
+@click.option("--round", "rounding", type=click.Choice(["rnd", "trn"]), default="rnd", show_default=True)
+@click.option("--off-bits", type=click.IntRange(1, 16), help="Codes for tensors that training left off.")
+@click.option("--data", help="Data for --off-bits. Default: the data of training.")
+@click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
+def command(target: Path, as_json: bool, **options: Any) -> int:
+    """Show ops, shapes, widths, ranges and constants of TARGET.
+
+    TARGET is an exported project, or a run folder or checkpoint, which is lowered with --fixed first.
+    """
+    graph, issues = _load(target, options)
+    facts = inspect_graph(graph, issues)
+    if as_json:
+        listed = None if issues is None else [asdict(issue) for issue in issues]
+        document = {"name": graph.name, "ops": [asdict(f) for f in facts], "issues": listed}
+        click.echo(json.dumps(document, indent=1))
+    else:
+        _print(graph, facts, issues)
+    return 0
+
+
+def _load(target: Path, options: dict[str, Any]) -> tuple[Graph, Sequence[ConstantIssue] | None]:
+    """(graph, issues of its constants, or None when only integers are known)."""
+    from hwq.serde import GRAPH_JSON, load
+
+    if not target.exists():
+        raise InputError(f"{target}: no such file or folder; give a project, a run folder or a checkpoint")
+    if (target / GRAPH_JSON).exists():
+        return load(target), None
+
+    from hwq.cli.export import ExportOptions, _lower
+    from hwq.passes import run_passes
+    from hwq.train.restore import restore
+
+    export = ExportOptions(**options, allow_lossy=True)
+    formats = export.formats()
+    model, meta = restore(target)
+    lowered = _lower(model, meta, formats, export)
+    return run_passes(lowered.graph), lowered.report.issues
+
+
+def inspect_graph(graph: Graph, issues: Sequence[ConstantIssue] | None) -> list[OpFacts]:
+    """The facts of every op, in order."""
+    return [_facts(graph, op, issues) for op in graph]
+
+
+def _facts(graph: Graph, op: Op, issues: Sequence[ConstantIssue] | None) -> OpFacts:
+    from hwq.ir import Conv2d, Linear, Requantize, requant_sum_bits
+
+    extra: dict[str, Any] = {}
+    low, high = op.out.type.lo, op.out.type.hi
+    match op:
+        case Conv2d() | Linear():
+            extra = {
+                "weight_type": str(op.weight_type),
+                "weight_low": int(op.weight.min()),
+                "weight_high": int(op.weight.max()),
+                "parameters": int(op.weight.size),
+                "macs": op.macs,
+            }
+        case Requantize():
+            low, high = op.requant.lo, op.requant.hi
+            constants = (*op.requant.terms, op.requant.bias)
+            extra = {
+                "sum_bits": requant_sum_bits(graph, op),
+                "rounding": op.requant.rounding.value,
+                "parameters": sum(c.raw.size for c in constants),
+                "constants": _constants(op, issues),
+            }
+        case _:
+            pass
+    return OpFacts(
+        name=op.name,
+        kind=type(op).__name__,
+        inputs=op.inputs,
+        shape=op.out.shape,
+        type=str(op.out.type),
+        scale=op.out.scale,
+        low=low,
+        high=high,
+        **extra,
+    )
+
+
+def _constants(op: Requantize, issues: Sequence[ConstantIssue] | None) -> tuple[ConstantFacts, ...]:
+    own = None if issues is None else [i for i in issues if i.op == op.name]
+    pairs = zip((*op.inputs, ""), (*op.requant.terms, op.requant.bias), strict=True)
+    return tuple(_stored(source, stored, own) for source, stored in pairs)
+
+
+def _stored(source: str, stored: Constants, issues: list[ConstantIssue] | None) -> ConstantFacts:
+    raw = [int(v) for v in stored.raw]
+    values = stored.values()
+    lo, hi = -(1 << (stored.width - 1)), (1 << (stored.width - 1)) - 1
+
+    def count(problem: str) -> int | None:
+        if issues is None:
+            return None
+        return sum(i.source == source and i.problem == problem for i in issues)
+
+    return ConstantFacts(
+        source=source,
+        format=stored.format_name,
+        width=stored.width,
+        integer=(int(stored.integer.min()), int(stored.integer.max())),
+        count=len(raw),
+        low=float(values.min()),
+        high=float(values.max()),
+        # -2^k needs k + 1 bits, as 2^k - 1 does
+        used_bits=max((v if v >= 0 else ~v).bit_length() for v in raw) + 1,
+        at_limit=sum(v in (lo, hi) for v in raw),
+        zeros=raw.count(0),
+        saturated=count("saturated"),
+        vanished=count("vanished"),
+    )
+
+
+# -- tables
+
+
+def _print(graph: Graph, facts: list[OpFacts], issues: Sequence[ConstantIssue] | None) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console()
+    console.print(_ops_table(graph.name, facts))
+    console.print(_constants_table(facts))
+    weights = sum(f.parameters for f in facts if f.weight_type)
+    stored = sum(f.parameters for f in facts if not f.weight_type)
+    macs = sum(f.macs for f in facts)
+    console.print(
+        f"{len(facts)} ops, {weights:,} weights, {stored:,} multipliers and biases, "
+        f"{macs:,} multiply-accumulates an image"
+    )
+    if issues is None:
+        console.print("An exported project holds integers only: run inspect on its checkpoint to see what")
+        console.print("saturated or vanished.")
+        return
+    harmful = sum(i.harmful for i in issues)
+    console.print(f"{len(issues)} constants saturated or vanished, {harmful} of them could move an output")
+    for issue in sorted(issues, key=lambda i: not i.harmful)[:20]:
+        console.print(Text(f"  {'harmful ' if issue.harmful else ''}{issue}"))
+    if len(issues) > 20:
+        console.print(f"  and {len(issues) - 20} more: --json lists all")
+
+
+def _ops_table(name: str, facts: list[OpFacts]) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(name))
+    table.add_column("op", overflow="fold")
+    table.add_column("kind")
+    for heading in ("shape", "type", "codes", "scale", "weights", "parameters", "MACs", "sum bits"):
+        table.add_column(heading, justify="right")
+    for f in facts:
+        weights = f"{f.weight_type} {f.weight_low}..{f.weight_high}" if f.weight_type else ""
+        table.add_row(
+            Text(f.name),
+            f.kind,
+            "x".join(map(str, f.shape)),
+            f.type,
+            "" if f.kind in ("Conv2d", "Linear", "SumPool") else f"{f.low}..{f.high}",
+            "" if f.scale is None else f"{f.scale:.4g}",
+            weights,
+            f"{f.parameters:,}" if f.parameters else "",
+            f"{f.macs:,}" if f.macs else "",
+            "" if f.sum_bits is None else str(f.sum_bits),
+        )
+    return table
+
+
+def _constants_table(facts: list[OpFacts]) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title="constants of the requantisations")
+    table.add_column("op", overflow="fold")
+    table.add_column("of", overflow="fold")
+    for heading in ("format", "I", "values", "bits used", "at limit", "zero", "saturated", "vanished"):
+        table.add_column(heading, justify="right")
+    for f in facts:
+        for c in f.constants:
+            low, high = c.integer
+            table.add_row(
+                Text(f.name),
+                Text(c.source or "bias"),
+                c.format,
+                str(low) if low == high else f"{low}..{high}",
+                f"{c.low:.4g}..{c.high:.4g}",
+                f"{c.used_bits} of {c.width}",
+                str(c.at_limit or ""),
+                str(c.zeros or ""),
+                "?" if c.saturated is None else str(c.saturated or ""),
+                "?" if c.vanished is None else str(c.vanished or ""),
+            )
+    return table

@@ -1,0 +1,306 @@
+"""Op class -> the processes, constants and configuration it becomes. One function an op."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import gcd
+from typing import Any
+
+
+
+from hwq.emit.folding import divisors, is_depthwise
+from hwq.emit.plan import Config, Lanes, Network, OpHeader, Step, Stream, Table, element, pick, pixels
+from hwq.emit.rescale import requantize
+from hwq.emit.tables import code_ctype, literal, matrix
+
+from hwq.ir import (
+    ChannelPad,
+    Concat,
+    Conv2d,
+    Flatten,
+    Input,
+    Linear,
+    MaxPool,
+    Op,
+    Output,
+    Requantize,
+    SumPool,
+)
+
+_PIXEL_LANES = 8
+"""The input port carries at most this many 8-bit channels a word."""
+Pair = tuple[int, int]
+
+
+def _kernel_input(net: Network, op: Input) -> None:
+    channels = op.out.channels
+    lanes = Lanes(max(d for d in divisors(channels) if d <= _PIXEL_LANES), channels)
+    stream = net.output_stream(op, lanes)
+    stream.port = True
+    net.publish(op, stream)
+
+
+def _kernel_output(net: Network, op: Output) -> None:
+    source = net.take(op.inputs[0])
+    if source.port:
+        copy = net.extra_stream(source)
+        _copy(net, source, copy)
+        source = copy
+    source.port = True
+    net.publish(op, source)
+
+
+def _copy(net: Network, source: Stream, target: Stream) -> None:
+    lanes = source.lanes
+    counts = pick(source.words, source.size // lanes.native)
+    net.process(f"hwq::adapt<{counts}, {lanes}>({source.name}, {target.name});", (source,), (target,))
+
+
+def _kernel_flatten(net: Network, op: Flatten) -> None:
+    # (H, W, C) in stream order is the vector: nothing to do but to tap it
+    net.publish(op, net.take(op.inputs[0]))
+
+
+def _window_steps(
+    source: Stream, target: Stream, shape: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair
+) -> list[tuple[int, tuple[Step, ...]]]:
+    """Reads and writes of the window process and what follows it, pixel by pixel."""
+    read: Step = (((source, 1),), ())
+    write: Step = ((), (target,))
+    reach = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+    steps: list[tuple[int, tuple[Step, ...]]] = []
+    for y in range(shape[0] + 2 * padding[0]):
+        row: list[Step] = []
+        for x in range(shape[1] + 2 * padding[1]):
+            if 0 <= y - padding[0] < shape[0] and 0 <= x - padding[1] < shape[1]:
+                row.append(read)
+            ends = (y - reach[0], x - reach[1])
+            if all(e >= 0 and e % s == 0 for e, s in zip(ends, stride, strict=True)):
+                row.append(write)
+        steps.append((1, tuple(row)))
+    return steps
+
+
+def _window_config(
+    name: str,
+    source: Stream,
+    shape: tuple[int, ...],
+    *,
+    kernel: Pair,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    lanes: Lanes,
+    block: Lanes,
+    channel_major: bool,
+    fill: int,
+) -> Config:
+    pairs = {"kernel": kernel, "stride": stride, "pad": padding, "dilation": dilation}
+    values = {"height": shape[0], "width": shape[1], "channels": shape[2]}
+    for key, (vertical, horizontal) in pairs.items():
+        values |= {f"{key}_h": vertical, f"{key}_w": horizontal}
+    return Config(
+        name=name,
+        types={"in_t": source.element},
+        values={
+            **{key: str(value) for key, value in values.items()},
+            "lanes": str(lanes),
+            "block": str(block),
+            "channel_major": "1" if channel_major else "0",
+        },
+        bounds={"fill": literal(fill)},
+    )
+
+
+def _plain(kernel: Pair, stride: Pair, padding: Pair) -> bool:
+    """The window is the pixel itself."""
+    return kernel == (1, 1) and stride == (1, 1) and padding == (0, 0)
+
+
+def _weights(net: Network, op: Conv2d | Linear) -> Table:
+    flat = op.weight.reshape(op.weight.shape[0], -1)
+    net.raw[f"{net.cnames[op.name]}.weight"] = op.weight
+    return Table(
+        name=f"weight_{net.cnames[op.name]}",
+        ctype=code_ctype(op.weight_type),
+        dims=f"[{flat.shape[0]}][{flat.shape[1]}]",
+        lines=matrix(flat),
+        note=f"codes {op.weight_type}, {' x '.join(map(str, op.weight.shape))}",
+    )
+
+
+def _kernel_conv(net: Network, op: Conv2d) -> None:
+    cname, fold = net.cnames[op.name], net.folding[op.name]
+    spec = net.graph[op.inputs[0]].out
+    height, width, channels = spec.shape
+    outs, taps = int(op.weight.shape[0]), op.kernel[0] * op.kernel[1]
+    depthwise = is_depthwise(op)
+    lanes = Lanes(fold.pe if depthwise else fold.simd, channels)
+    source = net.take(op.inputs[0], lanes)
+    configs: list[Config] = []
+    window = not _plain(op.kernel, op.stride, op.padding)
+    # one word of the native build holds a whole window: its dot products are as long as can be
+    block = Lanes(lanes.folded, taps * channels if window and not depthwise else channels)
+    fed = source
+    geometry = (op.kernel, op.stride, op.padding, op.dilation)
+    out = net.output_stream(op, Lanes(fold.pe, outs))
+    steps: list[Any] = []
+    if window:
+        fed = net.stream(f"w_{cname}", spec.type, block, pixels(op.out) * taps * channels, pixels(op.out))
+        configs.append(
+            _window_config(
+                f"window_{cname}",
+                source,
+                spec.shape,
+                **dict(zip(("kernel", "stride", "padding", "dilation"), geometry, strict=True)),
+                lanes=lanes,
+                block=block,
+                channel_major=depthwise,
+                fill=0,
+            )
+        )
+        steps = _window_steps(source, fed, (height, width), *geometry)
+        net.process(f"hwq::window<window_{cname}>({source.name}, {fed.name});", (source,), (fed,), *steps)
+    kind = "depthwise" if depthwise else "dense" if op.groups == 1 else "grouped"
+    values = {"pixels": str(pixels(op.out)), "outputs": str(outs), "inputs": str(op.weight[0].size)}
+    values |= {"channels": str(channels), "groups": str(op.groups), "taps": str(taps)}
+    values |= {"pe": pick(fold.pe, outs), "block": str(block)}
+    values["simd"] = str(block) if kind == "dense" else pick(fold.simd, channels // op.groups)
+    _finish_mac(net, op, kind, fed, out, values, configs)
+
+
+def _finish_mac(
+    net: Network, op: Conv2d | Linear, kind: str, fed: Stream, out: Stream, values: dict[str, str], before: list[Config]
+) -> None:
+    cname = net.cnames[op.name]
+    table = _weights(net, op)
+    config = Config(
+        name=f"cfg_{cname}",
+        types={
+            "in_t": fed.element,
+            "weight_t": element(op.weight_type),
+            "weight_raw": table.ctype,
+            "acc_t": element(op.out.type),
+        },
+        values={**values, "acc_bits": str(op.out.type.storage_bits)},
+    )
+    call = f"hwq::{kind}<cfg_{cname}>({fed.name}, {out.name}, {table.name});"
+    net.process(call, (fed,), (out,), *_all_in(fed, out))
+    files = (("hwq_window.h",) if before else ()) + (f"hwq_{kind}.h",)
+    net.headers.append(
+        OpHeader(
+            op=op.name,
+            cname=cname,
+            kind=type(op).__name__,
+            includes=files,
+            configs=(*before, config),
+            tables=(table,),
+        )
+    )
+    net.publish(op, out)
+
+
+def _all_in(fed: Stream, out: Stream) -> tuple[tuple[int, tuple[Step, ...]], ...]:
+    """Per output token, read its share of tokens one by one, then write."""
+    share = fed.tokens // out.tokens
+    read: Step = (((fed, 1),), ())
+    return ((out.tokens, (*([read] * share), ((), (out,)))),)
+
+
+def _kernel_linear(net: Network, op: Linear) -> None:
+    fold = net.folding[op.name]
+    native = net.peek(op.inputs[0]).lanes.native
+    lanes = Lanes(fold.simd, native)
+    fed = net.take(op.inputs[0], lanes)
+    outs, ins = op.weight.shape
+    out = net.output_stream(op, Lanes(fold.pe, outs))
+    values = {"pixels": "1", "outputs": str(outs), "inputs": str(ins)}
+    values |= {"pe": pick(fold.pe, outs), "simd": str(lanes)}
+    _finish_mac(net, op, "dense", fed, out, values, [])
+
+
+def _kernel_pool(net: Network, op: MaxPool | SumPool) -> None:
+    cname = net.cnames[op.name]
+    spec = net.graph[op.inputs[0]].out
+    source = net.take(op.inputs[0])
+    lanes, taps = source.lanes, op.kernel[0] * op.kernel[1]
+    largest = isinstance(op, MaxPool)
+    fed = net.stream(f"w_{cname}", spec.type, lanes, pixels(op.out) * taps * spec.channels, pixels(op.out))
+    geometry = (op.kernel, op.stride, op.padding, (1, 1))
+    window = _window_config(
+        f"window_{cname}",
+        source,
+        spec.shape,
+        **dict(zip(("kernel", "stride", "padding", "dilation"), geometry, strict=True)),
+        lanes=lanes,
+        block=lanes,
+        channel_major=True,
+        fill=spec.type.lo if largest else 0,
+    )
+    steps = _window_steps(source, fed, (spec.shape[0], spec.shape[1]), *geometry)
+    net.process(f"hwq::window<window_{cname}>({source.name}, {fed.name});", (source,), (fed,), *steps)
+    out = net.output_stream(op, lanes)
+    config = Config(
+        name=f"cfg_{cname}",
+        types={"in_t": fed.element, "out_t": out.element},
+        values={"words": pick(out.words, out.size // lanes.native), "taps": str(taps), "lanes": str(lanes)},
+    )
+    kernel = "max_pool" if largest else "sum_pool"
+    net.process(f"hwq::{kernel}<cfg_{cname}>({fed.name}, {out.name});", (fed,), (out,))
+    net.headers.append(
+        OpHeader(
+            op=op.name,
+            cname=cname,
+            kind=type(op).__name__,
+            includes=("hwq_window.h", "hwq_pool.h"),
+            configs=(window, config),
+            tables=(),
+        )
+    )
+    net.publish(op, out)
+
+
+def _kernel_channel_pad(net: Network, op: ChannelPad) -> None:
+    source = net.take(op.inputs[0])
+    channels, total = source.size // pixels(op.out), op.out.channels
+    out = net.output_stream(op, Lanes(gcd(source.lanes.folded, total), total))
+    sizes = f"{pixels(op.out)}, {op.before}, {channels}, {op.after}"
+    net.process(f"hwq::channel_pad<{sizes}>({source.name}, {out.name});", (source,), (out,))
+    net.publish(op, out)
+
+
+def _kernel_concat(net: Network, op: Concat) -> None:
+    joined = net.take(op.inputs[0])
+    channels = net.graph[op.inputs[0]].out.channels
+    count = pixels(op.out)
+    for position, name in enumerate(op.inputs[1:], start=2):
+        other = net.take(name)
+        more = net.graph[name].out.channels
+        total = channels + more
+        lanes = Lanes(gcd(max(joined.lanes.folded, other.lanes.folded), total), total)
+        if position == len(op.inputs):
+            out = net.output_stream(op, lanes)
+        else:
+            part = net.extra_stream(joined, lanes)
+            part.size, part.tokens = total * count, count
+            out = part
+        call = f"hwq::concat<{count}, {channels}, {more}>({joined.name}, {other.name}, {out.name});"
+        net.process(call, (joined, other), (out,))
+        joined, channels = out, total
+    net.publish(op, joined)
+
+
+KERNELS: dict[type[Op], Callable[[Network, Any], None]] = {
+    Input: _kernel_input,
+    Conv2d: _kernel_conv,
+    Linear: _kernel_linear,
+    Requantize: requantize,
+    MaxPool: _kernel_pool,
+    SumPool: _kernel_pool,
+    ChannelPad: _kernel_channel_pad,
+    Concat: _kernel_concat,
+    Flatten: _kernel_flatten,
+    Output: _kernel_output,
+}
+"""Every op class; a test asserts it."""
+

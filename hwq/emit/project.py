@@ -1,0 +1,109 @@
+"""A project: files in memory, written to disk in one step."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from hwq.errors import InputError, ToolError
+
+MANIFEST = "project.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """Generated files: path relative to the project -> content."""
+
+    files: Mapping[str, bytes]
+
+    def digest(self) -> str:
+        """SHA-256 over names and contents."""
+        key = hashlib.sha256()
+        for name in sorted(self.files):
+            key.update(f"{name}\0{hashlib.sha256(self.files[name]).hexdigest()}\n".encode())
+        return key.hexdigest()
+
+    def write(self, folder: Path, *, replace: bool = True) -> None:
+        """Write all files, or none: into a folder beside `folder` first, which then takes its place.
+
+        An older project there is replaced (unless `replace` is False), anything else is refused:
+        InputError. ToolError when the disk refuses; what stood there before is untouched then.
+        """
+        folder = Path(os.path.abspath(folder))  # noqa: PTH100 -- keeps symbolic links as they are
+        _check_target(folder, replace)
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.new-", dir=folder.parent))
+        except OSError as error:
+            raise ToolError(f"cannot write to {folder.parent}: {error.strerror}") from None
+        try:
+            self._fill(fresh)
+            fresh.chmod(0o755)
+            _swap(fresh, folder)
+        except OSError as error:
+            raise ToolError(f"cannot write the project to {folder}: {error.strerror}") from None
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+
+    def _fill(self, folder: Path) -> None:
+        for name, content in self.files.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+
+
+def _check_target(folder: Path, replace: bool) -> None:
+    try:
+        if folder.is_symlink() and not folder.exists():
+            raise InputError(f"{folder} is a link to nowhere; remove it or choose another --out")
+        if not folder.exists():
+            return
+        if not folder.is_dir():
+            raise InputError(f"{folder} is a file; choose another --out")
+        if not any(folder.iterdir()):
+            return
+        ours = is_project(folder)
+    except OSError as error:
+        raise ToolError(f"cannot look into {folder}: {error.strerror}") from None
+    if not ours:
+        raise InputError(f"{folder} holds something that is no hwq project; choose another --out or empty it")
+    if not replace:
+        raise InputError(f"{folder} holds a project already")
+
+
+def is_project(folder: Path) -> bool:
+    """Whether hwq wrote this folder: its manifest says so."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(manifest, dict) and "hwq" in manifest and "files" in manifest
+
+
+def _swap(fresh: Path, folder: Path) -> None:
+    """Put `fresh` in the place of `folder`; the old one goes only once the new one stands."""
+    target = folder.resolve()
+    if not target.exists():
+        fresh.rename(target)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.old-", dir=target.parent))
+    old = aside / "project"
+    try:
+        target.rename(old)
+        try:
+            fresh.rename(target)
+        except BaseException:
+            old.rename(target)
+            raise
+    finally:
+        if target.exists():
+            shutil.rmtree(aside, ignore_errors=True)
