@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -21,7 +22,7 @@ disk); 5 a graph that breaks hwq's own rules; 130 interrupted.
 def page() -> str:
     """The whole page as text."""
     parts = [HEAD, _section("hwq", group, None)]
-    root = click.Context(group, info_name="hwq")
+    root = click.Context(group, info_name="hwq", **group.context_settings)
     for name in COMMANDS:
         command = group.get_command(root, name)
         assert command is not None
@@ -30,7 +31,7 @@ def page() -> str:
 
 
 def _section(title: str, command: click.Command, parent: click.Context | None) -> str:
-    settings = {"terminal_width": 100, "max_content_width": 100}
+    settings: dict[str, Any] = {**group.context_settings, "terminal_width": 100}
     context = click.Context(command, info_name=title.split()[-1], parent=parent, **settings)
     return f"## {title}\n\n```\n{command.get_help(context)}\n```\n"
 

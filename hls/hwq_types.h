@@ -2,8 +2,9 @@
 //   default        AMD's ap_int / ap_uint: synthesis and the reference C simulation
 //   -DHWQ_NATIVE   the smallest built-in integer that holds the width, for speed. The bits are the
 //                  same because no value leaves its type: every width is proved when code is emitted.
-// Also HWQ_PICK(folded, unfolded): a CPU has no processing elements, so the native build runs every
-// loop unfolded. That changes the schedule, never a value.
+// HWQ_BUILD(ap, native) is what differs between the two builds.
+// HWQ_PICK(folded, unfolded): a CPU has no processing elements, so the native build runs every loop
+// unfolded (-DHWQ_FOLDED keeps the folding). That changes the schedule, never a value.
 #ifndef HWQ_TYPES_H
 #define HWQ_TYPES_H
 
@@ -32,7 +33,7 @@ template <int BITS> struct bytes {
 
 #ifdef HWQ_NATIVE
 
-#define HWQ_PICK(folded, unfolded) (unfolded)
+#define HWQ_BUILD(ap, native) (native)
 
 namespace hwq {
 
@@ -49,7 +50,7 @@ template <int BITS> using work = sint<(BITS < 32 ? 32 : BITS)>;
 #include <ap_fixed.h>
 #include <ap_int.h>
 
-#define HWQ_PICK(folded, unfolded) (folded)
+#define HWQ_BUILD(ap, native) (ap)
 
 namespace hwq {
 
@@ -59,6 +60,12 @@ template <int BITS> using work = ap_int<BITS>;
 
 } // namespace hwq
 
+#endif
+
+#if defined(HWQ_NATIVE) && !defined(HWQ_FOLDED)
+#define HWQ_PICK(folded, unfolded) (unfolded)
+#else
+#define HWQ_PICK(folded, unfolded) (folded)
 #endif
 
 namespace hwq {

@@ -20,7 +20,9 @@ def folder(kind: str) -> Path:
     checkout = here.parent
     if (checkout / "pyproject.toml").is_file() and (checkout / kind).is_dir():
         return checkout / kind
-    raise ToolError(f"the installation of hwq is incomplete: its folder '{kind}' is missing; install it again")
+    raise ToolError(
+        f"the installation of hwq is incomplete: its folder '{kind}' is missing; install it again"
+    )
 
 
 def files(kind: str) -> dict[str, bytes]:

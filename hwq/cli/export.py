@@ -64,7 +64,14 @@ class Exported:
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--fixed", default="32,10", show_default=True, help="Constants: W,I  W,auto  W,channel  shift.")
 @click.option("--edge-fixed", default="32,16", show_default=True, help="Input constants and logits: W,I.")
-@click.option("--round", "rounding", type=click.Choice(["rnd", "trn"]), default="rnd", show_default=True)
+@click.option(
+    "--round",
+    "rounding",
+    type=click.Choice(["rnd", "trn"]),
+    default="rnd",
+    show_default=True,
+    help="Rounding of every requantisation: half up, or floor.",
+)
 @click.option("--fold", multiple=True, metavar="[OP=]PE,SIMD", help="Folding of a layer, or a limit for all.")
 @click.option(
     "--folding", type=click.Path(path_type=Path, dir_okay=False), help="TOML or JSON: {op: [PE, SIMD]}."

@@ -67,7 +67,14 @@ class OpFacts:
 @click.argument("target", type=click.Path(path_type=Path))
 @click.option("--fixed", default="32,10", show_default=True, help="Constants: W,I  W,auto  W,channel  shift.")
 @click.option("--edge-fixed", default="32,16", show_default=True, help="Input constants and logits: W,I.")
-@click.option("--round", "rounding", type=click.Choice(["rnd", "trn"]), default="rnd", show_default=True)
+@click.option(
+    "--round",
+    "rounding",
+    type=click.Choice(["rnd", "trn"]),
+    default="rnd",
+    show_default=True,
+    help="Rounding of every requantisation: half up, or floor.",
+)
 @click.option("--off-bits", type=click.IntRange(1, 16), help="Codes for tensors that training left off.")
 @click.option("--data", help="Data for --off-bits. Default: the data of training.")
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
@@ -188,7 +195,6 @@ def _stored(source: str, stored: Constants, issues: list[ConstantIssue] | None) 
 
 def _print(graph: Graph, facts: list[OpFacts], issues: Sequence[ConstantIssue] | None) -> None:
     from rich.console import Console
-    from rich.text import Text
 
     console = Console()
     console.print(_ops_table(graph.name, facts))
@@ -196,20 +202,19 @@ def _print(graph: Graph, facts: list[OpFacts], issues: Sequence[ConstantIssue] |
     weights = sum(f.parameters for f in facts if f.weight_type)
     stored = sum(f.parameters for f in facts if not f.weight_type)
     macs = sum(f.macs for f in facts)
-    console.print(
+    click.echo(
         f"{len(facts)} ops, {weights:,} weights, {stored:,} multipliers and biases, "
         f"{macs:,} multiply-accumulates an image"
     )
     if issues is None:
-        console.print("An exported project holds integers only: run inspect on its checkpoint to see what")
-        console.print("saturated or vanished.")
+        click.echo("a project holds integers only: inspect its checkpoint to see what saturated or vanished")
         return
     harmful = sum(i.harmful for i in issues)
-    console.print(f"{len(issues)} constants saturated or vanished, {harmful} of them could move an output")
+    click.echo(f"{len(issues)} constants saturated or vanished, {harmful} of them could move an output")
     for issue in sorted(issues, key=lambda i: not i.harmful)[:20]:
-        console.print(Text(f"  {'harmful ' if issue.harmful else ''}{issue}"))
+        click.echo(f"  {'harmful ' if issue.harmful else ''}{issue}")
     if len(issues) > 20:
-        console.print(f"  and {len(issues) - 20} more: --json lists all")
+        click.echo(f"  and {len(issues) - 20} more: --json lists all")
 
 
 def _ops_table(name: str, facts: list[OpFacts]) -> Any:

@@ -14,15 +14,20 @@ from pathlib import Path
 
 import click
 import torch
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from hwq.cli.export import ExportOptions, export_run
 from hwq.cli.reporting import assemble, read_metrics
-from hwq.cli.simulate import SimulateOptions, print_report, simulate_project
+from hwq.cli.simulate import SimulateOptions, simulate_project
 from hwq.cosim.toolchain import find_compiler, find_headers
 from hwq.cosim.verdict import Report as Comparison
 from hwq.cosim.verdict import write_json
 from hwq.data import DataSpec, load_split
 from hwq.errors import InputError
+from hwq.ir import Graph
 from hwq.lower import ConstantIssue, lower
 from hwq.quant import Policy
 from hwq.report import Report, Stage, write_report
@@ -99,7 +104,7 @@ def _train(run: Path, bits: int) -> Trained:
 
 
 def _compare(run: Path, out: Path, threads: int) -> list[Comparison]:
-    """Both builds on the whole test split; one table for both where they agree."""
+    """Both builds on the whole test split; one table for both."""
     comparisons = []
     for build in ("ap", "native"):
         with _step(f"C++ against Python, {build} build: compile, run, compare every op"):
@@ -107,9 +112,26 @@ def _compare(run: Path, out: Path, threads: int) -> list[Comparison]:
             comparison = simulate_project(run / "hls", options)
         comparison = replace(comparison, project=str(out / "hls"))
         write_json(run / "hls" / f"verdict-{build}.json", comparison.to_json())
-        print_report(comparison)
         comparisons.append(comparison)
+    _table(load(run / "hls"), comparisons)
     return comparisons
+
+
+def _table(graph: Graph, comparisons: Sequence[Comparison]) -> None:
+    """One row an op: values compared, and how many differ, in each build."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in ("op (values compared)", "kind", "codes"):
+        table.add_column(heading, overflow="fold")
+    for comparison in comparisons:
+        table.add_column(comparison.build, justify="right")
+        table.add_column("differ", justify="right")
+    for number, op in enumerate(graph):
+        rows = [comparison.verdict.rows[number] for comparison in comparisons]
+        cells = [f"{count:,}" for row in rows for count in (row.values, row.mismatches)]
+        bad = any(row.mismatches for row in rows)
+        names = (Text(op.name), type(op).__name__, str(op.out.type))
+        table.add_row(*names, *cells, style="red" if bad else None)
+    Console().print(table)
 
 
 def _issues(run: Path) -> Sequence[ConstantIssue]:

@@ -44,7 +44,7 @@ class SimulateOptions:
 )
 @click.option("--trace", type=click.Path(path_type=Path, dir_okay=False), help="Every op's codes, as .npz.")
 @click.option("--data", help="digits, cifar10[:ROOT] or folder:ROOT. Default: the data of training.")
-@click.option("--threads", type=click.IntRange(1, 256), default=1, show_default=True)
+@click.option("--threads", type=click.IntRange(1, 256), default=1, show_default=True, help="CPU threads.")
 @click.option(
     "--timeout", type=click.FloatRange(min=1), default=1800, show_default=True, help="Seconds a batch."
 )

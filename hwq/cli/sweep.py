@@ -19,7 +19,14 @@ _CALIBRATION_IMAGES = 256
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--fixed", multiple=True, metavar="FORMAT", help=f"May be repeated. [{' '.join(DEFAULT)}]")
 @click.option("--edge-fixed", default="32,16", show_default=True, help="Input constants and logits: W,I.")
-@click.option("--round", "rounding", type=click.Choice(["rnd", "trn"]), default="rnd", show_default=True)
+@click.option(
+    "--round",
+    "rounding",
+    type=click.Choice(["rnd", "trn"]),
+    default="rnd",
+    show_default=True,
+    help="Rounding of every requantisation: half up, or floor.",
+)
 @click.option("--images", type=click.IntRange(min=1), help="A sample of this many test images. Default: all.")
 @click.option("--data", help="Other data than the run's own: digits, cifar10[:ROOT] or folder:ROOT.")
 @click.option("--off-bits", type=click.IntRange(1, 16), help="Codes for tensors that training left off.")
@@ -144,18 +151,18 @@ def _print(rows: Sequence[dict[str, Any]], store: Store) -> None:
 
     first = rows[0]
     table = Table(title=f"{first['images']} images, --round {first['round']}, edge {first['edge']}")
-    table.add_column("constants")
-    for name in ("accuracy %", "code errors %", "worst layer %", "saturated", "vanished", "harmful"):
+    table.add_column("constants", no_wrap=True)
+    for name in ("accuracy", "code errors", "worst layer", "saturated", "vanished", "harmful"):
         table.add_column(name, justify="right")
-    table.add_column("worst layer")
     for row in rows:
-        worst = max(row["layers"], key=row["layers"].__getitem__, default="")
-        share = 100 * row["layers"].get(worst, 0.0)
-        counts = (str(row[name]) for name in ("saturated", "vanished", "harmful"))
-        errors = (f"{100 * row['local']:.3f}", f"{share:.2f}")
-        table.add_row(row["format"], f"{row['accuracy']:.2f}", *errors, *counts, worst)
+        worst = max(row["layers"].values(), default=0.0)
+        shares = (f"{row['accuracy']:.2f}%", f"{100 * row['local']:.3f}%", f"{100 * worst:.2f}%")
+        table.add_row(row["format"], *shares, *(str(row[n]) for n in ("saturated", "vanished", "harmful")))
     console = Console()
     console.print(table)
-    console.print("code errors: share of output codes that differ from real-valued constants on identical")
-    console.print("inputs, mean over layers; input and logits, in the edge format, stand in the files only")
+    console.print(
+        "code errors: output codes that differ from real-valued constants on identical inputs, mean over "
+        "layers (input and logits apart)",
+        soft_wrap=True,
+    )
     console.print(f"{store.csv_path} and {store.json_path}", soft_wrap=True)

@@ -88,10 +88,14 @@ def build(
     Raises ToolError: no compiler, no headers, or the first compile error with the path of the full log.
     """
     compiler = compiler or find_compiler()
-    headers = headers or find_headers()
+    if kind is Build.AP:  # the native build includes none of AMD's headers
+        headers = headers or find_headers()
     flags = [*_FLAGS[kind], "-fPIC", "-shared", *extra_flags]
-    arguments = [*flags, *(f"-I{name}" for name in includes), "-isystem", str(headers.folder), *sources]
-    identity = [compiler.version, *compiler.command, _headers_digest(headers)]
+    arguments = [*flags, *(f"-I{name}" for name in includes), *sources]
+    identity = [compiler.version, *compiler.command]
+    if headers is not None:
+        arguments += ["-isystem", str(headers.folder)]
+        identity.append(_headers_digest(headers))
     if "-march=native" in flags:
         identity.append(cpu_name())
     digest = _digest(project, files, arguments, identity)

@@ -36,6 +36,8 @@ class Manifest:
     files: Mapping[str, str]
     constants: Mapping[str, str]
     ops: tuple[Mapping[str, Any], ...]
+    sources: tuple[str, ...]
+    includes: tuple[str, ...]
     raw: Mapping[str, Any]
 
     def edits(self) -> list[Edit]:
@@ -76,7 +78,19 @@ def read_manifest(folder: Path) -> Manifest:
     if not sound or not files:
         raise InputError(f"{path} is damaged (files, constants or ops); export the project again")
     for name in files:
-        pure = PurePosixPath(name)
-        if pure.is_absolute() or ".." in pure.parts:
+        if not _inside(name):
             raise InputError(f"{path} names '{name}', outside the project")
-    return Manifest(folder, files, constants, tuple(ops), raw)
+    sources, includes = raw.get("sources"), raw.get("includes")
+    for names in (sources, includes):
+        inside = isinstance(names, list) and all(isinstance(n, str) and _inside(n) for n in names)
+        if not inside or not names:
+            raise InputError(f"{path} is damaged (sources or includes); export the project again")
+    if not set(sources) <= set(files):
+        raise InputError(f"{path} compiles files that it does not list; export the project again")
+    return Manifest(folder, files, constants, tuple(ops), tuple(sources), tuple(includes), raw)
+
+
+def _inside(name: str) -> bool:
+    """A path within the project that no compiler takes for an option."""
+    pure = PurePosixPath(name)
+    return not pure.is_absolute() and ".." not in pure.parts and not name.startswith("-") and name != ""

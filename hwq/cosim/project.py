@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,16 +14,17 @@ from hwq.cosim.build import Build, Built, build, source_files
 from hwq.cosim.compare import accuracy
 from hwq.cosim.manifest import MANIFEST, Edit, Manifest
 from hwq.cosim.session import Sink, cosimulate
-from hwq.cosim.taps import TapPlan
 from hwq.cosim.toolchain import find_compiler
 from hwq.cosim.verdict import Report
+from hwq.emit import Folding, Golden, Project, emit
 from hwq.errors import InputError
 from hwq.ir import Graph
-from hwq.serde import load
+from hwq.serde import dump, load
 from hwq.simulate import Simulator
 
 FOLDER = "hls"
 """Where `hwq export RUN` writes by default: RUN/hls."""
+_GOLDEN_VALUES = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -33,6 +35,56 @@ class Batch:
     labels: npt.NDArray[np.int64] | None
     what: str
     note: str = ""
+
+
+def write_project(
+    graph: Graph,
+    folder: Path,
+    *,
+    golden: npt.NDArray[np.uint8],
+    folding: Mapping[str, Folding] | None = None,
+    about: Mapping[str, Any] | None = None,
+) -> Project:
+    """Emit the project of a graph and write it to `folder`, whole or not at all.
+
+    golden: images (n, H, W, C) uint8 for the test bench; fewer are kept where every op's codes would fill
+    too many megabytes. about: what the manifest says of the export: fixed, edge_fixed, round, data,
+    accuracy. Raises InputError (folder, folding), ToolError (disk), UnsupportedError (widths).
+    """
+    values = sum(op.out.size for op in graph)
+    pixels = golden[: max(1, _GOLDEN_VALUES // values)]
+    codes = Simulator(graph).run(pixels, keep="all").outputs
+    project = emit(
+        graph, folding=folding, golden=Golden(pixels, codes), extra=dump(graph), **dict(about or {})
+    )
+    project.write(folder)
+    return project
+
+
+def compile_project(manifest: Manifest, kind: Build, extra_flags: Sequence[str] = ()) -> Built:
+    """The simulation library of a project as it stands on the disk. Raises ToolError."""
+    return build(
+        manifest.folder,
+        kind,
+        files=source_files(manifest.folder, tuple(manifest.files)),
+        sources=manifest.sources,
+        includes=manifest.includes,
+        extra_flags=extra_flags,
+    )
+
+
+def golden_batch(manifest: Manifest, note: str) -> Batch:
+    """The images of the project's own golden vectors. Raises InputError when they are damaged."""
+    path = manifest.folder / "tb_data" / "pixels.dat"
+    shape = tuple(manifest.ops[0].get("shape", ()))
+    try:
+        values = np.array(path.read_text().split(), dtype=np.uint8)
+        pixels = values.reshape(-1, *shape)
+    except OSError:
+        raise InputError(f"{path}: not there, and {note}") from None
+    except (ValueError, OverflowError, TypeError):
+        raise InputError(f"{path} is damaged; export the project again") from None
+    return Batch(pixels=pixels, labels=None, what=f"{len(pixels)} golden images", note=note)
 
 
 def find_project(run: Path) -> Path:

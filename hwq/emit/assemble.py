@@ -132,7 +132,9 @@ def _assemble(
         "top": top,
         "sources": ["sim/bridge.cpp", f"firmware/{top}.cpp"],
         "includes": ["firmware", "hls", "sim"],
-        "ops": [{k: op[k] for k in ("name", "kind", "cname", "shape", "bits", "signed", "ctype")} for op in ops],
+        "ops": [
+            {k: op[k] for k in ("name", "kind", "cname", "shape", "bits", "signed", "ctype")} for op in ops
+        ],
         "files": {name: hashlib.sha256(files[name]).hexdigest() for name in sorted(files)},
         "constants": constants,
         "folding": {name: [f.pe, f.simd] for name, f in net.folding.items()},

@@ -54,7 +54,8 @@ def _check(op: Conv2d | Linear, folding: Folding) -> None:
             legal = ", ".join(map(str, divisors(whole)))
             what = "output channels" if name == "PE" else "input channels (per group)"
             raise InputError(
-                f"folding of op '{op.name}': {name} = {value} does not divide its {whole} {what}; legal: {legal}"
+                f"folding of op '{op.name}': {name} = {value} does not divide its {whole} {what}; "
+                f"legal: {legal}"
             )
 
 
@@ -92,7 +93,9 @@ def complete(graph: Graph, chosen: Mapping[str, Folding] | None = None) -> dict[
     for name in chosen or {}:
         if name not in layers:
             known = ", ".join(layers) or "none"
-            raise InputError(f"folding names op '{name}', which is no convolution or linear layer; known: {known}")
+            raise InputError(
+                f"folding names op '{name}', which is no convolution or linear layer; known: {known}"
+            )
     found = {**default_folding(graph), **(chosen or {})}
     for name, op in layers.items():
         _check(op, found[name])
@@ -104,7 +107,9 @@ def _pair(text: str, whole: str) -> tuple[int, int]:
     try:
         pe, simd = (int(p) for p in parts)
     except ValueError:
-        raise InputError(f"--fold '{whole}': write op=PE,SIMD, or PE,SIMD as an upper limit for all") from None
+        raise InputError(
+            f"--fold '{whole}': write op=PE,SIMD, or PE,SIMD as an upper limit for all"
+        ) from None
     if pe < 1 or simd < 1:
         raise InputError(f"--fold '{whole}': PE and SIMD must be at least 1")
     return pe, simd
@@ -130,6 +135,14 @@ def parse_fold(graph: Graph, options: Sequence[str]) -> dict[str, Folding]:
     return complete(graph, found)
 
 
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """TOML reads `layer1.conv = [1, 2]` as a table in a table; join the names again."""
+    found: dict[str, Any] = {}
+    for name, value in table.items():
+        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return found
+
+
 def read_folding(graph: Graph, path: Path) -> dict[str, Folding]:
     """A TOML or JSON table {op: [pe, simd]}; layers it leaves out get the default. Raises InputError."""
     try:
@@ -142,7 +155,7 @@ def read_folding(graph: Graph, path: Path) -> dict[str, Folding]:
     if not isinstance(table, dict):
         raise InputError(f'folding file {path}: write a table {{"op": [PE, SIMD]}}')
     found: dict[str, Folding] = {}
-    for name, pair in table.items():
+    for name, pair in _flat(table).items():
         integers = isinstance(pair, list) and len(pair) == 2 and all(type(n) is int for n in pair)
         if not integers:
             raise InputError(f"folding file {path}: op '{name}' needs two integers [PE, SIMD]")

@@ -6,13 +6,10 @@ from collections.abc import Callable
 from math import gcd
 from typing import Any
 
-
-
 from hwq.emit.folding import divisors, is_depthwise
 from hwq.emit.plan import Config, Lanes, Network, OpHeader, Step, Stream, Table, element, pick, pixels
 from hwq.emit.rescale import requantize
 from hwq.emit.tables import code_ctype, literal, matrix
-
 from hwq.ir import (
     ChannelPad,
     Concat,
@@ -170,7 +167,13 @@ def _kernel_conv(net: Network, op: Conv2d) -> None:
 
 
 def _finish_mac(
-    net: Network, op: Conv2d | Linear, kind: str, fed: Stream, out: Stream, values: dict[str, str], before: list[Config]
+    net: Network,
+    op: Conv2d | Linear,
+    kind: str,
+    fed: Stream,
+    out: Stream,
+    values: dict[str, str],
+    before: list[Config],
 ) -> None:
     cname = net.cnames[op.name]
     table = _weights(net, op)
@@ -303,4 +306,3 @@ KERNELS: dict[type[Op], Callable[[Network, Any], None]] = {
     Output: _kernel_output,
 }
 """Every op class; a test asserts it."""
-

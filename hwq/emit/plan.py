@@ -109,6 +109,7 @@ class Table:
 
 
 def vector_table(name: str, ctype: str, values: npt.NDArray[np.int64], note: str = "") -> Table:
+    """A ROM of one dimension."""
     return Table(name=name, ctype=ctype, dims=f"[{values.size}]", lines=[rows(values)], note=note)
 
 
@@ -160,8 +161,10 @@ class Network:
         spec = op.out
         return self.stream(f"s_{self.cnames[op.name]}", spec.type, lanes, spec.size, pixels(spec))
 
-    def process(self, call: str, reads: tuple[Stream, ...], writes: tuple[Stream, ...], *rest: object) -> None:
-        """Add a call; its schedule is one token each way per step unless `rest` gives (count, steps) pairs."""
+    def process(
+        self, call: str, reads: tuple[Stream, ...], writes: tuple[Stream, ...], *rest: object
+    ) -> None:
+        """Add a call; its schedule is token in, token out, unless `rest` gives (count, steps) pairs."""
         steps = tuple(rest) or (_aligned(reads, writes),)
         self.parts.append(Process(call, reads, writes, steps))  # type: ignore[arg-type]
 

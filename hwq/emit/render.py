@@ -12,9 +12,8 @@ from hwq.emit.names import c_string
 
 
 def _comment(text: str) -> str:
-    """Text that may stand in a C comment: plain ASCII, one line, no comment ends or line splices."""
-    plain = "".join(ch if ch.isascii() and ch.isprintable() and ch not in "\\?" else "_" for ch in text)
-    return plain.replace("*/", "*_").replace("/*", "_*")
+    """Text that may stand in a C comment: one line of plain characters, the others as underscores."""
+    return "".join(ch if ch.isascii() and (ch.isalnum() or ch in " _.,:+=<>[]()-") else "_" for ch in text)
 
 
 def _tcl(text: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hwq.emit.plan import Config, Lanes, Network, OpHeader, Table, pick, pixels, vector_table
+from hwq.emit.plan import Config, Lanes, Network, OpHeader, Table, pixels, vector_table
 from hwq.emit.tables import literal, raw_ctype
 from hwq.errors import UnsupportedError
 from hwq.fixed import Constants, Rounding
@@ -32,6 +32,12 @@ class Scaling:
     lifted: bool
     ap_bits: int
     native_bits: int
+
+    @property
+    def sum_bits(self) -> str:
+        """The width of the sum as a C++ constant."""
+        same = self.ap_bits == self.native_bits
+        return str(self.ap_bits) if same else f"HWQ_BUILD({self.ap_bits}, {self.native_bits})"
 
 
 def _capacity(bits: int) -> int:
@@ -71,7 +77,8 @@ def scaling(requant: Requant, bounds: tuple[int, ...], name: str) -> Scaling:
     native = own_bits if lifted else bits
     if native > NATIVE_BITS or bits > AP_BITS:
         raise UnsupportedError(
-            f"op '{name}': its requantisation sums need {native} bits, C++ built-in integers end at {NATIVE_BITS}; "
+            f"op '{name}': its requantisation sums need {native} bits, "
+            f"C++ built-in integers end at {NATIVE_BITS}; "
             "choose a narrower --fixed format"
         )
     shifts = tuple(_shifts(c, common) for c in (*requant.terms, requant.bias))
@@ -124,10 +131,12 @@ class _Tables:
             move = str(int(shift[0]))
         else:
             move = f"{key}_shift_{self.cname}[c]"
-            table = vector_table(f"{key}_shift_{self.cname}", "uint16_t", shift, "left shift of each raw value")
+            table = vector_table(
+                f"{key}_shift_{self.cname}", "uint16_t", shift, "left shift of each raw value"
+            )
             self.found.append(table)
         if self.scale.lifted:
-            move = f"HWQ_PICK({move}, {move} - lift_{self.cname}[c])"
+            move = f"HWQ_BUILD({move}, {move} - lift_{self.cname}[c])"
         index = "0" if constants.raw.size == 1 else "c"
         return {"raw": f"{raw_name}[{index}]", "shift": move, "width": str(constants.width)}
 
@@ -154,7 +163,7 @@ def requantize(net: Network, op: Requantize) -> None:
             "pixels": str(pixels(op.out)),
             "channels": str(op.out.channels),
             "lanes": str(lanes),
-            "sum_bits": pick(scale.ap_bits, scale.native_bits),
+            "sum_bits": scale.sum_bits,
             "fraction": str(scale.fraction),
             "round_half_up": "1" if r.rounding is Rounding.RND else "0",
             "out_bits": str(r.out.storage_bits),
@@ -165,7 +174,7 @@ def requantize(net: Network, op: Requantize) -> None:
     )
     fraction = f"cfg_{cname}::fraction"
     if scale.lifted:
-        fraction = f"HWQ_PICK({fraction}, {fraction} - lift_{cname}[c])"
+        fraction = f"HWQ_BUILD({fraction}, {fraction} - lift_{cname}[c])"
     net.headers.append(
         OpHeader(
             op=op.name,

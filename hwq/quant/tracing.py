@@ -6,6 +6,7 @@ import operator
 import re
 from collections.abc import Iterator
 from enum import Enum, auto
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,7 @@ def trace(model: nn.Module, image_shape: tuple[int, int, int] | None = None) -> 
     image_shape: (H, W, C); with it, sizes that the code reads from tensors become constants (the batch
     size stays free). Raises UnsupportedError naming the source line.
     """
+    _check_names(model)
     tracer = _Tracer()
     try:
         graph = tracer.trace(model)
@@ -116,6 +118,17 @@ def trace(model: nn.Module, image_shape: tuple[int, int, int] | None = None) -> 
     if image_shape is not None:
         _fold_shapes(module, image_shape)
     return module
+
+
+def _check_names(model: nn.Module) -> None:
+    """torch.fx writes module names into Python source: refuse those that would not come out as names."""
+    for path, _ in model.named_modules():
+        for part in path.split("."):
+            if iskeyword(part) or any(c in '"\\' or not c.isprintable() for c in part):
+                raise UnsupportedError(
+                    f"module {path!r}: torch.fx cannot trace a module named {part!r} (a keyword of Python, "
+                    "a quote or a control character in it); rename it"
+                )
 
 
 def kind_of(module: fx.GraphModule, node: fx.Node) -> Kind:
@@ -195,7 +208,7 @@ def _fold_shapes(module: fx.GraphModule, image_shape: tuple[int, int, int]) -> N
         shape = source.meta["tensor_meta"].shape
         if dim % len(shape) == 0:
             continue
-        node.replace_all_uses_with(shape[dim])  # type: ignore[arg-type]  # fx takes constants here
+        node.replace_all_uses_with(shape[dim])
         module.graph.erase_node(node)
     for node in reversed(list(module.graph.nodes)):
         if not node.users and (node.target in ("size", getattr, operator.getitem)):
@@ -211,5 +224,6 @@ def _shape_reads(graph: fx.Graph) -> Iterator[tuple[fx.Node, int, fx.Node]]:
                 yield node, dim, source
             case "call_function", operator.getitem, (fx.Node() as of, int() as dim):
                 whole = (of.op, of.target, len(of.args)) == ("call_method", "size", 1)
-                if whole or (of.target is getattr and of.args[1] == "shape"):
-                    yield node, dim, of.args[0]
+                tensor = of.args[0]
+                if isinstance(tensor, fx.Node) and (whole or of.args[1:] == ("shape",)):
+                    yield node, dim, tensor

@@ -20,7 +20,7 @@ class Build:
     """One comparison of the C++ with the Python simulator.
 
     values: codes compared, over all ops and images. `first` describes the first mismatch. seconds:
-    wall time of the C++ run, 0 where unknown.
+    wall time of the run, C++ and Python together, 0 where unknown.
     """
 
     name: str

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from hwq import __version__
-from hwq.assets import assets_dir
+from hwq import __version__, assets
 from hwq.errors import InputError
 from hwq.report import svg
 from hwq.report.content import OpRow, Report, Stage
@@ -18,7 +17,7 @@ from hwq.report.content import OpRow, Report, Stage
 def render(report: Report) -> str:
     """The page as text. Every string of the report is escaped."""
     environment = Environment(
-        loader=FileSystemLoader(assets_dir("templates") / "report"),
+        loader=FileSystemLoader(assets.folder("templates") / "report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

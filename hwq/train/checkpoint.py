@@ -126,16 +126,19 @@ def _meta(path: Path, header: str) -> Meta:
         raise InputError(f"{path}: its description is damaged ({error})") from error
 
 
-def load_weights(path: Path) -> dict[str, Tensor]:
-    """Float parameters for --init-from: an hwq checkpoint, or a state dict saved by torch.
+def load_weights(path: Path) -> tuple[dict[str, Tensor], bool]:
+    """(float parameters for --init-from, whether they were trained quantised).
+
+    From an hwq checkpoint, or a state dict saved by torch.
 
     Takes the dictionary under 'state_dict' or 'model' where there is one, and strips 'module.' prefixes.
     Quantiser tensors of hwq checkpoints are left out. Raises InputError.
     """
     path = find(path)
     if path.suffix == ".safetensors":
-        model = load(path).model
-        return {k: v for k, v in model.items() if not k.endswith(_QUANTIZER_TENSORS)}
+        stored_run = load(path)
+        weights = {k: v for k, v in stored_run.model.items() if not k.endswith(_QUANTIZER_TENSORS)}
+        return weights, stored_run.meta.policy != Policy.floating()
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
@@ -146,7 +149,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
             stored = stored[key]
     if not isinstance(stored, dict) or not all(isinstance(v, Tensor) for v in stored.values()):
         raise InputError(f"{path}: holds no state dict (names -> tensors)")
-    return {str(k).removeprefix("module."): v for k, v in stored.items()}
+    return {str(k).removeprefix("module."): v for k, v in stored.items()}, False
 
 
 def fill(model: nn.Module, weights: dict[str, Tensor], source: Path | str, name: str) -> None:

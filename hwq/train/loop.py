@@ -148,16 +148,11 @@ class _Run:
         model = self._build()
         source = self.recipe.init_from
         if source is not None:
-            weights = load_weights(Path(source))
-            own = model.state_dict()
-            fill(
-                model,
-                {k: v for k, v in weights.items() if k in own or not _foreign(k)},
-                source,
-                self.recipe.model,
-            )
-            if not self.floating:
-                model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            weights, quantised = load_weights(Path(source))
+            fill(model, weights, source, self.recipe.model)
+            # BN statistics of a quantised run belong to the scale of its quantised weights
+            if not self.floating and not quantised:
+                model.to(memory_format=torch.channels_last)
                 self._accuracy("float", model.to(self.device))
         return self._prepared(model)
 
@@ -250,7 +245,7 @@ class _Run:
             for m in self.model.modules():
                 if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d):
                     m.eval()
-        started, seen_before, rate = time.monotonic(), self.seen, 0.0
+        started, seen_before = time.monotonic(), self.seen
         for step, (images, labels) in enumerate(self.batches.epoch(epoch, first), first):
             rate = learning_rate(self.schedule, self.batches.steps, epoch * self.batches.steps + step)
             self._step(images, labels, rate)
@@ -258,7 +253,7 @@ class _Run:
             self.reporter.step(self.lost / self.seen, speed)
             if stop[0]:
                 self._interrupt(epoch, step + 1)
-        self._finish(epoch, rate, time.monotonic() - started, self.seen - seen_before)
+        self._finish(epoch, time.monotonic() - started, self.seen - seen_before)
 
     def _step(self, images: Tensor, labels: Tensor, rate: float) -> None:
         logits = self.model(images)
@@ -280,7 +275,7 @@ class _Run:
         self.right += int((logits.detach().argmax(1) == labels).sum())
         self.seen += count
 
-    def _finish(self, epoch: int, rate: float, seconds: float, count: int) -> None:
+    def _finish(self, epoch: int, seconds: float, count: int) -> None:
         done = epoch + 1
         if done == self.schedule.epochs and self.schedule.bn_estimate:
             estimate_norms(self.model, self.batches.sample(self.schedule.bn_estimate))
@@ -290,7 +285,7 @@ class _Run:
             "loss": self.lost / self.seen,
             "train_accuracy": 100 * self.right / self.seen,
             "test_accuracy": accuracy,
-            "lr": rate,
+            "lr": learning_rate(self.schedule, self.batches.steps, done * self.batches.steps - 1),
             "seconds": round(seconds, 3),
             "images_per_second": round(count / max(seconds, 1e-9), 1),
         }
@@ -305,7 +300,8 @@ class _Run:
             stream.write(json.dumps(row) + "\n")
         self.reporter.note(
             f"epoch {done}/{self.schedule.epochs}  loss {row['loss']:.4f}  "
-            f"train {row['train_accuracy']:.2f}%  test {accuracy:.2f}%  {row['images_per_second']:.0f} images/s"
+            f"train {row['train_accuracy']:.2f}%  test {accuracy:.2f}%  "
+            f"{row['images_per_second']:.0f} images/s"
         )
 
     def _interrupt(self, epoch: int, step: int) -> None:
@@ -331,11 +327,6 @@ class _Run:
                 if buffer is not None:
                     state[f"momentum.{key}"] = buffer
         save_checkpoint(self.out / name, replace(self.meta, progress=progress), self.model, state)
-
-
-def _foreign(name: str) -> bool:
-    """Tensors of a checkpoint that a float network never has: quantiser parameters."""
-    return name.endswith((".raw", ".top"))
 
 
 def _device(name: str) -> torch.device:

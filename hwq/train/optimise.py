@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from hwq.quant import ActQuantizer, Quantizer
+from hwq.quant import Quantizer
 from hwq.quant.pact import MPact
 from hwq.train.recipe import Schedule
 
@@ -69,8 +69,3 @@ def alpha_penalty(model: nn.Module) -> Tensor | None:
     """Sum of alpha^2 over PACT's and mPACT's clipping values; None without any."""
     squares = [m.alpha().square() for m in model.modules() if isinstance(m, MPact) and not m.off]
     return torch.stack(squares).sum() if squares else None
-
-
-def quantized(model: nn.Module) -> bool:
-    """Whether any activation is quantised."""
-    return any(isinstance(m, ActQuantizer) and not m.off for m in model.modules())

@@ -217,30 +217,65 @@ def test_zero_images_is_a_usage_error(exported: Path, hwq: Hwq) -> None:
 
 # -- names ---------------------------------------------------------------------------------------
 
-HOSTILE = 'a"; system("touch pwned'
 
-
-def test_hostile_layer_names_become_safe_identifiers(tmp_path: Path, hwq: Hwq) -> None:
-    (tmp_path / "net.py").write_text(
-        "from torch import nn\n"
-        "def make():\n"
-        "    net = nn.Sequential()\n"
-        "    net.add_module('while', nn.Flatten())\n"
-        f"    net.add_module({HOSTILE!r}, nn.Linear(64, 16, bias=False))\n"
-        "    net.add_module('int', nn.BatchNorm1d(16))\n"
-        "    net.add_module('*/ #define', nn.ReLU())\n"
-        "    net.add_module('namespace', nn.Linear(16, 10))\n"
-        "    return net\n"
+def _network(path: Path, names: list[str]) -> Path:
+    """A perceptron whose five layers have the given names."""
+    layers = [
+        "Flatten()",
+        "Linear(64, 16, bias=False)",
+        "BatchNorm1d(16)",
+        "ReLU()",
+        "Linear(16, 10)",
+    ]
+    added = "".join(
+        f"    net.add_module({n!r}, nn.{layer})\n" for n, layer in zip(names, layers, strict=True)
     )
-    run = tmp_path / "run"
-    done = hwq("train", "--model", f"{tmp_path / 'net.py'}:make", "--epochs", 1, "--out", run)
-    assert done.code == 0, done.err
-    done = hwq("export", run, "--fixed", "32,auto")
-    assert done.code == 0, done.err
-    done = hwq("simulate", run, "--build", "native", "--images", 20)
-    assert done.code == 0, done.err
-    assert not list(tmp_path.rglob("*pwned*"))
+    path.write_text(f"from torch import nn\ndef make():\n    net = nn.Sequential()\n{added}    return net\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["int", "namespace", "switch", "template", "main"],
+        ["*/ #define x", "a); system('touch pwned'); (", "<script>", "$(touch pwned)", "[exec touch pwned]"],
+        ["a-b", "a_b", "a b", "a__b", "\N{LATIN SMALL LETTER E WITH ACUTE}"],
+        ["ap_int", "hls", "hwq_run", "std", "input"],
+    ],
+    ids=["keywords", "injections", "clashes", "names of the library"],
+)
+def test_odd_layer_names_become_safe_identifiers(names: list[str], tmp_path: Path, hwq: Hwq) -> None:
+    net, run = _network(tmp_path / "net.py", names), tmp_path / "run"
+    for command in (
+        ["train", "--model", f"{net}:make", "--epochs", 1, "--out", run],
+        ["export", run, "--fixed", "32,auto"],
+        ["simulate", run, "--build", "native", "--images", 4],
+        ["inspect", run],
+    ):
+        done = hwq(*command)
+        assert done.code == 0, (command[0], done.err)
+    assert not list(tmp_path.rglob("pwned"))
     assert not Path("pwned").exists()
     for path in (run / "hls").rglob("*"):
         if path.suffix in (".cpp", ".h", ".hpp", ".tcl", ".cfg"):
-            assert "system(" not in path.read_text(errors="replace"), path
+            text = path.read_text(encoding="utf-8")
+            code = [line for line in text.splitlines() if not _comment(line)]
+            raw = RAW if path.suffix in (".tcl", ".cfg") else RAW[1:]
+            assert not [line for line in code for piece in raw if piece in line], path
+
+
+RAW = ("[exec", "system('", "$(touch", "*/ #define", "); (")
+"""Pieces of those names that code may hold only escaped; the first means nothing in C++."""
+
+
+def _comment(line: str) -> bool:
+    return line.lstrip().startswith(("//", "#", ";")) and not line.lstrip().startswith(("#pragma", "#define"))
+
+
+@pytest.mark.parametrize("name", ['a"; system("touch pwned', "while", "back\\slash", "two\nlines"])
+def test_layer_names_that_torch_cannot_trace_are_refused(name: str, place: Place, hwq: Hwq) -> None:
+    net = _network(place.tmp / "net.py", ["first", name, "bn", "relu", "last"])
+    before = snapshot(place.tmp)
+    done = hwq("train", "--model", f"{net}:make", "--epochs", 1, "--out", place.tmp / "new")
+    check(done, Case("name", _export(), 3, ("rename it", "torch.fx")))
+    assert snapshot(place.tmp) == before

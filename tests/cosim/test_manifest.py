@@ -31,6 +31,8 @@ def write(folder: Path, **changes: Any) -> None:
         "abi": 1,
         "ops": [{"name": "conv1", "kind": "Conv2d"}],
         "files": {name: hashlib.sha256(text.encode()).hexdigest() for name, text in FILES.items()},
+        "sources": ["src/top.cpp"],
+        "includes": ["src"],
         "constants": {"src/weights/conv1.h": "conv1"},
     }
     (folder / "project.json").write_text(json.dumps({**raw, **changes}))
@@ -62,6 +64,11 @@ def test_every_kind_of_edit_is_named(project: Path) -> None:
         ({"files": {"a": 1}}, "damaged"),
         ({"ops": [{}]}, "damaged"),
         ({"files": {"../../etc/passwd": "0"}}, "outside the project"),
+        ({"sources": []}, "damaged"),
+        ({"sources": ["/src/top.cpp"]}, "damaged"),
+        ({"sources": ["src/other.cpp"]}, "does not list"),
+        ({"includes": ["../x"]}, "damaged"),
+        ({"includes": None}, "damaged"),
         ({"files": {"/etc/passwd": "0"}}, "outside the project"),
     ],
 )

@@ -13,13 +13,13 @@ from hwq.data import DataSpec, Images, load_split, measure, normalisation
 from hwq.errors import InputError
 
 
-@pytest.fixture()
+@pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "hwq"
 
 
-@pytest.fixture()
+@pytest.fixture
 def root(tmp_path: Path, cache: Path) -> Path:
     base = tmp_path / "data"
     random = np.random.default_rng(0)

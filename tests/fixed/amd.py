@@ -14,7 +14,6 @@ import numpy.typing as npt
 from hwq.fixed import FixedType, Overflow, Rounding
 
 
-
 def headers() -> Path:
     """The ap_types folder that the hls4ml distribution ships; hls4ml itself is never imported."""
     files = importlib.metadata.files("hls4ml") or []
@@ -100,7 +99,8 @@ int main(int, char** argv) {
   const size_t modes = atoi(argv[2]);
   std::vector<int64_t> in, out;
   std::vector<int64_t> part(1 << 16);
-  while (size_t n = fread(part.data(), 8, part.size(), stdin)) in.insert(in.end(), part.begin(), part.begin() + n);
+  while (size_t n = fread(part.data(), 8, part.size(), stdin))
+    in.insert(in.end(), part.begin(), part.begin() + n);
   for (size_t m = 0; m < modes; ++m) {
     out.clear();
     first[m](in, out);
@@ -148,7 +148,8 @@ def run(binary: Path, cases: list[Case], position: int, raw: npt.NDArray[Any]) -
     if not is_wide(c):
         return values.reshape(len(c.modes), -1)
     low, high = values.reshape(len(c.modes), -1, 2).transpose(2, 0, 1)
-    return low.astype(np.uint64).astype(object) + (high.astype(object) << 64)
+    whole: npt.NDArray[Any] = low.astype(np.uint64).astype(object) + (high.astype(object) << 64)
+    return whole
 
 
 def _limbs(c: Case, raw: npt.NDArray[Any]) -> bytes:

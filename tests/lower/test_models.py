@@ -14,7 +14,7 @@ SLOW = ("resnet56", "resnet56b", "mobilenetv2-identity")
 
 @pytest.mark.parametrize("name", [n for n in MODELS if n not in SLOW])
 def test_every_quantiser_agrees(name: str) -> None:
-    shape = SMALL.get(name, (16, 16, 3))
+    shape = SMALL.get(name, (8, 8, 3))
     check(prepared(build(name, shape, 10), shape), shape, count=2)
 
 

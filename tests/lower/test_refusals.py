@@ -236,6 +236,29 @@ def test_a_vanished_multiplier_that_matters_fails() -> None:
     assert [(i.op, i.harmful) for i in report.vanished] == [("b", False)]
 
 
+def test_harm_starts_at_half_a_code() -> None:
+    """1/254 * 127 is half a code, 1/256 * 127 is less; a bias harms from 1/2 on."""
+    import dataclasses
+
+    from hwq.fixed import Constants, IntType
+    from hwq.ir import Requant
+    from hwq.lower import RealConstants, constant_issues
+
+    zeros = np.zeros(2, dtype=np.int64)
+    stored = Constants(width=8, raw=zeros, integer=zeros + 8, format_name="8,8")
+    kind = IntType(bits=8, signed=True)
+    requant = Requant(terms=(stored,), bias=stored, out=kind, lo=kind.lo, hi=kind.hi)
+    real = RealConstants(terms=(np.array([1 / 254, -1 / 256]),), bias=np.array([-0.5, 0.49]))
+    found = constant_issues("r", ("x",), (127,), real, requant, parse_format("8,8"))
+    assert [(i.source, i.channel, i.harmful) for i in found] == [
+        ("x", 0, True),
+        ("x", 1, False),
+        ("", 0, True),
+        ("", 1, False),
+    ]
+    assert dataclasses.asdict(found[0])["problem"] == "vanished"
+
+
 def test_formats() -> None:
     model = prepared(nn.Sequential(block(3, 4), block(4, 4), head(4)), SHAPE)
     formats = Formats(

@@ -336,6 +336,26 @@ def test_unquantised_average_feeds_the_linear_layer_exactly() -> None:
     assert isinstance(source, SumPool)
 
 
+def test_three_terms_in_one_rounding() -> None:
+    """Unrounded sums of sums: every operand is a term of the one Requantize, in order."""
+    q = Act(1 / 8, 8, signed=True)
+    net = Net(
+        lambda s, x: (lambda y: s.out(y + s.quarter(y) + s.pool(y)))(s.q(x)),
+        q=q,
+        quarter=Act(1 / 4, 6, signed=True),
+        pool=nn.AvgPool2d(3, 1, 1),
+        out=Act(1 / 16, 8, signed=True),
+    )
+    graph = plain_lower(by_hand(net), (5, 5, 1)).graph
+    out = graph["out"]
+    assert out.inputs == ("q", "quarter", "pool")
+    pixels = noise((5, 5, 1), 4)
+    found = run_oracle(graph, pixels)
+    # in units of 1/16: q * 2 + half * 4 + pool * 2 / 9
+    ninths = 18 * found["q"] + 36 * found["quarter"] + 2 * found["pool"]
+    np.testing.assert_array_equal(found["out"], np.clip((2 * ninths + 9) // 18, -127, 127))
+
+
 def test_clamps_commute_with_rounding() -> None:
     assert code_limit(6.0, 0.1, Rounding.RND) == 60
     assert code_limit(6.0, 4.0, Rounding.RND) == 2  # 1.5 goes up

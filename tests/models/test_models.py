@@ -36,7 +36,13 @@ def test_every_model_takes_images(name: str) -> None:
 
 def test_resnet20_has_the_public_layer_names() -> None:
     names = set(build("resnet20", (32, 32, 3), 10).state_dict())
-    assert {"conv1.weight", "bn1.bias", "layer3.2.conv2.weight", "layer2.0.bn1.running_mean", "linear.bias"} < names
+    assert {
+        "conv1.weight",
+        "bn1.bias",
+        "layer3.2.conv2.weight",
+        "layer2.0.bn1.running_mean",
+        "linear.bias",
+    } < names
     assert not any("shortcut" in n for n in names)
 
 
@@ -44,8 +50,8 @@ def test_users_own_factory(tmp_path: Path) -> None:
     (tmp_path / "parts.py").write_text("WIDTH = 4\n")
     (tmp_path / "net.py").write_text(
         "from torch import nn\nfrom parts import WIDTH\n"
-        "def make(classes, channels=3):\n    return nn.Sequential(nn.Conv2d(channels, WIDTH, 1), nn.Flatten(),"
-        " nn.Linear(WIDTH * 4, classes))\n"
+        "def make(classes, channels=3):\n    return nn.Sequential(nn.Conv2d(channels, WIDTH, 1),"
+        " nn.Flatten(), nn.Linear(WIDTH * 4, classes))\n"
         "def bad():\n    raise RuntimeError('no luck')\n"
         "def number():\n    return 3\n"
     )

@@ -75,7 +75,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_installed_copy_finds_its_own_assets_from_the_root_folder(site: Path, kind: str) -> None:
-    code = f"import hwq, hwq.assets; print(hwq.__file__); print(hwq.assets.assets_dir({kind!r}))"
+    code = f"import hwq, hwq.assets; print(hwq.__file__); print(hwq.assets.folder({kind!r}))"
     done = _run(site, "-c", code)
     assert done.returncode == 0, done.stderr
     module, folder = done.stdout.split()

@@ -93,7 +93,7 @@ def test_relu_on_codes_gets_no_second_quantiser() -> None:
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             x = self.conv(x)
-            return self.fc(F.relu(F.max_pool2d(x, 8)).flatten(1)) if x is not None else x
+            return self.fc(F.relu(F.max_pool2d(x, 8)).flatten(1))
 
     got = _types(Late(), Policy())
     assert list(got) == ["input_quant", "conv", "conv_quant", "fc"]
@@ -101,7 +101,9 @@ def test_relu_on_codes_gets_no_second_quantiser() -> None:
 
 def test_rescale_where_no_norm_follows() -> None:
     module = prepare(build("toynet", (32, 32, 3), 10), Policy(), (32, 32, 3))
-    rescale = {n: m.weight_quant.rescale.value for n, m in module.named_modules() if hasattr(m, "weight_quant")}
+    rescale = {
+        n: m.weight_quant.rescale.value for n, m in module.named_modules() if hasattr(m, "weight_quant")
+    }
     assert rescale["blocks.0.depthwise"] == "none"
     assert rescale["blocks.0.expand"] == "max"
     assert rescale["linear"] == "max"

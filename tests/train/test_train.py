@@ -113,7 +113,9 @@ def test_float_then_quantised(tmp_path: Path) -> None:
     assert calibrated.accuracy > result.accuracy - 3
     # a quantised run is a start, too
     again = replace(start, init_from=str(tmp_path / "w8a8"), policy=Policy(weight_bits=4))
-    assert train(again, tmp_path / "w4a8").stages["float"] == result.accuracy
+    other = train(again, tmp_path / "w4a8")
+    assert other.accuracy > 80
+    assert "float" not in other.stages
 
 
 def test_plain_state_dicts(tmp_path: Path) -> None:
@@ -123,7 +125,9 @@ def test_plain_state_dicts(tmp_path: Path) -> None:
     recipe = replace(_recipe(epochs=0), init_from=str(tmp_path / "net.th"))
     train(recipe, tmp_path / "run")
     stored = load(tmp_path / "run").model
-    assert all(torch.equal(stored[k], v) for k, v in model.state_dict().items() if k.endswith(("weight", "bias")))
+    assert all(
+        torch.equal(stored[k], v) for k, v in model.state_dict().items() if k.endswith(("weight", "bias"))
+    )
 
 
 @pytest.mark.parametrize(
