@@ -35,7 +35,8 @@ fuzz: check $(VENV)/.installed-dev
 	@$(BIN)/python -m tests.fuzz --count $(N) $(ARGS)
 
 bench: check $(VENV)/.installed-bench
-	@$(BIN)/python -m benchmarks $(ARGS)
+	@$(BIN)/python -m benchmarks.simulate
+	@$(BIN)/python -m benchmarks.hls
 
 docs: check $(VENV)/.installed-dev
 	@$(BIN)/python docs/generate.py

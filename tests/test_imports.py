@@ -14,27 +14,28 @@ ROOT = Path(__file__).parents[1] / "hwq"
 
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "files": set(),
     "assets": {"errors"},
     "fixed": {"errors"},
     "ir": {"errors", "fixed"},
-    "serde": {"errors", "fixed", "ir"},
+    "serde": {"files", "errors", "fixed", "ir"},
     "quant": {"errors", "fixed"},
     "models": {"errors", "quant"},
-    "data": {"errors"},
-    "train": {"errors", "quant", "models", "data"},
+    "data": {"files", "errors"},
+    "train": {"files", "errors", "quant", "models", "data"},
     "lower": {"errors", "fixed", "ir", "quant"},
     "passes": {"errors", "fixed", "ir"},
     "simulate": {"errors", "fixed", "ir"},
     "emit": {"assets", "errors", "fixed", "ir"},
-    "cosim": {"assets", "emit", "errors", "fixed", "ir", "passes", "serde", "simulate"},
+    "cosim": {"files", "assets", "emit", "errors", "fixed", "ir", "passes", "serde", "simulate"},
     "onnx": {"errors", "fixed", "ir"},
     "estimate": {"errors", "fixed", "ir"},
-    "report": {"assets", "errors", "fixed", "ir"},
-    "sweep": {"errors", "fixed", "ir", "quant", "data", "train", "lower", "passes", "simulate"},
+    "report": {"files", "assets", "errors", "fixed", "ir"},
+    "sweep": {"files", "errors", "fixed", "ir", "quant", "data", "train", "lower", "passes", "simulate"},
 }
 TORCH = {"quant", "models", "data", "train", "lower", "simulate"}
 """Modules that may import torch; data only what torchvision's datasets need."""
-LIGHT = {"errors", "assets", "fixed", "ir"}
+LIGHT = {"errors", "files", "assets", "fixed", "ir"}
 """Modules that need numpy at most."""
 
 

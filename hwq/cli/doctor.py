@@ -20,9 +20,10 @@ def command(as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps([fact.to_json() for fact in facts], indent=1))
     else:
-        from rich.console import Console
         from rich.table import Table
         from rich.text import Text
+
+        from hwq.cli.console import output
 
         table = Table(title="hwq doctor")
         for heading in ("", "what", "found", "what to do"):
@@ -30,6 +31,6 @@ def command(as_json: bool) -> int:
         for fact in facts:
             mark = "[green]ok" if fact.ok else ("[red]missing" if fact.required else "[yellow]none")
             table.add_row(mark, fact.name, Text(fact.found), Text(fact.advice))
-        Console().print(table)
+        output().print(table)
     missing = [fact for fact in facts if fact.required and not fact.ok]
     return 4 if missing else 0

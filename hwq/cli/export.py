@@ -111,7 +111,7 @@ def export_run(run: Path, options: ExportOptions) -> Exported:
     out = options.out or (run if run.is_dir() else run.parent) / "hls"
     model, meta = restore(run)
     images, note = _images(meta, options.data)
-    lowered = _lower(model, meta, formats, options)
+    lowered = lower_run(model, meta, formats, options)
     graph = run_passes(lowered.graph)
     golden = _golden(images, meta.image_shape)
     write_project(
@@ -170,7 +170,8 @@ def _golden(images: Images | None, shape: tuple[int, int, int]) -> npt.NDArray[n
     return np.random.default_rng(0).integers(0, 256, (GOLDEN_IMAGES, *shape), dtype=np.uint8)
 
 
-def _lower(model: torch.fx.GraphModule, meta: Meta, formats: Formats, options: ExportOptions) -> Lowered:
+def lower_run(model: torch.fx.GraphModule, meta: Meta, formats: Formats, options: ExportOptions) -> Lowered:
+    """Lower a restored network; quantisers that are off are calibrated on training images."""
     import torch
 
     from hwq.data import load_split

@@ -103,14 +103,14 @@ def _load(target: Path, options: dict[str, Any]) -> tuple[Graph, Sequence[Consta
     if (target / GRAPH_JSON).exists():
         return load(target), None
 
-    from hwq.cli.export import ExportOptions, _lower
+    from hwq.cli.export import ExportOptions, lower_run
     from hwq.passes import run_passes
     from hwq.train.restore import restore
 
     export = ExportOptions(**options, allow_lossy=True)
     formats = export.formats()
     model, meta = restore(target)
-    lowered = _lower(model, meta, formats, export)
+    lowered = lower_run(model, meta, formats, export)
     return run_passes(lowered.graph), lowered.report.issues
 
 
@@ -194,9 +194,9 @@ def _stored(source: str, stored: Constants, issues: list[ConstantIssue] | None) 
 
 
 def _print(graph: Graph, facts: list[OpFacts], issues: Sequence[ConstantIssue] | None) -> None:
-    from rich.console import Console
+    from hwq.cli.console import output
 
-    console = Console()
+    console = output()
     console.print(_ops_table(graph.name, facts))
     console.print(_constants_table(facts))
     weights = sum(f.parameters for f in facts if f.weight_type)

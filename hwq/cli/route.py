@@ -15,10 +15,10 @@ from pathlib import Path
 import click
 import torch
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from hwq.cli.console import output
 from hwq.cli.export import ExportOptions, export_run
 from hwq.cli.reporting import assemble, read_metrics
 from hwq.cli.simulate import SimulateOptions, simulate_project
@@ -131,7 +131,7 @@ def _table(graph: Graph, comparisons: Sequence[Comparison]) -> None:
         bad = any(row.mismatches for row in rows)
         names = (Text(op.name), type(op).__name__, str(op.out.type))
         table.add_row(*names, *cells, style="red" if bad else None)
-    Console().print(table)
+    output().print(table)
 
 
 def _issues(run: Path) -> Sequence[ConstantIssue]:

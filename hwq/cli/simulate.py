@@ -186,9 +186,10 @@ class _Progress:
 
 def print_report(report: Report) -> None:
     """The table of ops, the accuracies, and one line of verdict."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from hwq.cli.console import output
 
     verdict = report.verdict
     table = Table(title=f"{report.project}: C++ ({report.build}) against Python, {report.images}")
@@ -202,7 +203,7 @@ def print_report(report: Report) -> None:
         style = "red" if row.mismatches else None
         numbers = (f"{row.values:,}", f"{row.mismatches:,}")
         table.add_row(Text(row.op), row.kind, *numbers, *cells, style=style)
-    console = Console()
+    console = output()
     console.print(table)
     known = [(name, value) for name, value in report.accuracy.items() if value is not None]
     if known:

@@ -146,8 +146,9 @@ def _run(grid: Grid, points: Sequence[GridPoint], store: Store, threads: int | N
 
 
 def _print(rows: Sequence[dict[str, Any]], store: Store) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from hwq.cli.console import output
 
     first = rows[0]
     table = Table(title=f"{first['images']} images, --round {first['round']}, edge {first['edge']}")
@@ -158,7 +159,7 @@ def _print(rows: Sequence[dict[str, Any]], store: Store) -> None:
         worst = max(row["layers"].values(), default=0.0)
         shares = (f"{row['accuracy']:.2f}%", f"{100 * row['local']:.3f}%", f"{100 * worst:.2f}%")
         table.add_row(row["format"], *shares, *(str(row[n]) for n in ("saturated", "vanished", "harmful")))
-    console = Console()
+    console = output()
     console.print(table)
     console.print(
         "code errors: output codes that differ from real-valued constants on identical inputs, mean over "

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from hwq.cosim.toolchain import Compiler, Headers, cpu_name, find_compiler, find_headers
 from hwq.errors import ToolError
+from hwq.files import cache_folder
 
 KEEP = 64
 """Libraries kept in the cache; the ones used longest ago go first."""
@@ -41,12 +42,6 @@ class Built:
     library: Path
     cached: bool
     seconds: float
-
-
-def cache_folder() -> Path:
-    """$XDG_CACHE_HOME/hwq, else ~/.cache/hwq."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "hwq"
 
 
 def source_files(project: Path, listed: Sequence[str]) -> list[str]:

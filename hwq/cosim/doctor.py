@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hwq.cosim.build import cache_folder
 from hwq.cosim.toolchain import find_compiler, find_headers, probe, vendor_tools
 from hwq.errors import HwqError
+from hwq.files import cache_folder
 
 _MIN_FREE = 1 << 30
 

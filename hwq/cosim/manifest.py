@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeGuard
 
 from hwq.errors import InputError
 
@@ -71,23 +71,38 @@ def read_manifest(folder: Path) -> Manifest:
         raise InputError(f"{path} is damaged (not an object); export the project again")
     if raw.get("abi") != ABI:
         raise InputError(f"{path} has ABI {raw.get('abi')!r}, this hwq knows {ABI}; export the project again")
-    files, constants, ops = raw.get("files"), raw.get("constants"), raw.get("ops")
-    sound = isinstance(ops, list) and all(isinstance(op, dict) and {"name", "kind"} <= set(op) for op in ops)
-    for table in (files, constants):
-        sound = sound and isinstance(table, dict) and all(isinstance(v, str) for v in table.values())
-    if not sound or not files:
-        raise InputError(f"{path} is damaged (files, constants or ops); export the project again")
-    for name in files:
+    files, constants = _table(path, raw, "files"), _table(path, raw, "constants")
+    ops = _items(path, raw, "ops", dict)
+    sources, includes = (_items(path, raw, key, str) for key in ("sources", "includes"))
+    if not all({"name", "kind"} <= set(op) for op in ops):
+        raise _damaged(path, "ops")
+    for name in (*files, *sources, *includes):
         if not _inside(name):
             raise InputError(f"{path} names '{name}', outside the project")
-    sources, includes = raw.get("sources"), raw.get("includes")
-    for names in (sources, includes):
-        inside = isinstance(names, list) and all(isinstance(n, str) and _inside(n) for n in names)
-        if not inside or not names:
-            raise InputError(f"{path} is damaged (sources or includes); export the project again")
     if not set(sources) <= set(files):
         raise InputError(f"{path} compiles files that it does not list; export the project again")
-    return Manifest(folder, files, constants, tuple(ops), tuple(sources), tuple(includes), raw)
+    return Manifest(folder, files, constants, ops, sources, includes, raw)
+
+
+def _damaged(path: Path, what: str) -> InputError:
+    return InputError(f"{path} is damaged ({what}); export the project again")
+
+
+def _table(path: Path, raw: Mapping[str, Any], key: str) -> dict[str, str]:
+    value = raw.get(key)
+    if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
+        raise _damaged(path, key)
+    if key == "files" and not value:
+        raise _damaged(path, key)
+    return value
+
+
+def _items(path: Path, raw: Mapping[str, Any], key: str, kind: type[Any]) -> tuple[Any, ...]:
+    """A list of `kind` that is not empty."""
+    value = raw.get(key)
+    if not isinstance(value, list) or not value or not all(isinstance(v, kind) for v in value):
+        raise _damaged(path, key)
+    return tuple(value)
 
 
 def _inside(name: str) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +12,7 @@ import numpy.typing as npt
 
 from hwq.cosim.taps import TapPlan
 from hwq.errors import InputError
+from hwq.files import replacing
 
 MAX_BYTES = 2 << 30
 
@@ -42,15 +41,10 @@ class TraceFile:
 
     def write(self) -> None:
         """One member an op, in one step. np.savez is not used: it takes no op called 'file'."""
-        handle, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
-        os.close(handle)
-        try:
-            with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-                for op, codes in self._arrays.items():
-                    with archive.open(f"{op}.npy", "w", force_zip64=True) as member:
-                        np.lib.format.write_array(member, codes, allow_pickle=False)
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(self.path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        with (
+            replacing(self.path) as temporary,
+            zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        ):
+            for op, codes in self._arrays.items():
+                with archive.open(f"{op}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, codes, allow_pickle=False)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 
 from hwq.cosim.compare import Verdict
 from hwq.cosim.manifest import Edit
+from hwq.files import write_atomically
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,14 +68,4 @@ class Report:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write in one step: an earlier file stays whole until the new one is."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(json.dumps(content, indent=1) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_atomically(path, json.dumps(content, indent=1) + "\n")

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from hwq.data.builtin import load_cifar, load_digits
-from hwq.data.folder import cache_folder, load_folder
+from hwq.data.folder import load_folder
 from hwq.data.spec import NAMES, DataSpec, Images
 from hwq.errors import InputError
 
-__all__ = ["NAMES", "DataSpec", "Images", "cache_folder", "load_split", "measure", "normalisation"]
+__all__ = ["NAMES", "DataSpec", "Images", "load_split", "measure", "normalisation"]
 
 Channels = tuple[float, ...]
 """One float a channel, on the 0..1 scale."""

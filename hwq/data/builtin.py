@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from hwq.data.folder import cache_folder
 from hwq.data.spec import DataSpec, Images
 from hwq.errors import InputError
+from hwq.files import cache_folder
 
 
 def load_digits(split: str) -> Images:

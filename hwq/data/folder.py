@@ -15,6 +15,7 @@ from PIL import Image
 
 from hwq.data.spec import Images
 from hwq.errors import InputError
+from hwq.files import cache_folder
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".gif", ".tif", ".tiff"})
 _CHUNK = 256
@@ -102,12 +103,6 @@ def _decode_one(path: str) -> Pixels:
 
 
 # -- cache ---------------------------------------------------------------------------------------
-
-
-def cache_folder() -> Path:
-    """Where decoded images and downloads are kept: $XDG_CACHE_HOME/hwq, or ~/.cache/hwq."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "hwq"
 
 
 def _key(folder: Path, files: list[os.DirEntry[str]]) -> str:

@@ -126,4 +126,5 @@ def set_depths(processes: Sequence[Process], streams: Iterable[Stream]) -> None:
     for stream in streams:
         per_token = -(-stream.words // stream.tokens)
         most = run.most.get(id(stream), 0)
-        stream.depth = max(SMALLEST, most * per_token) if id(stream) in cyclic and most > 0 else SMALLEST
+        piles_up = id(stream) in cyclic and not stream.inner
+        stream.depth = max(SMALLEST, most * per_token) if piles_up else SMALLEST

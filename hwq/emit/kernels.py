@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from math import gcd
 from typing import Any
 
@@ -58,13 +59,33 @@ def _kernel_flatten(net: Network, op: Flatten) -> None:
     net.publish(op, net.take(op.inputs[0]))
 
 
+@dataclass(frozen=True, slots=True)
+class _Geometry:
+    """A sliding window: (vertical, horizontal) pairs."""
+
+    kernel: Pair
+    stride: Pair
+    padding: Pair
+    dilation: Pair = (1, 1)
+
+    @property
+    def taps(self) -> int:
+        return self.kernel[0] * self.kernel[1]
+
+    @property
+    def plain(self) -> bool:
+        """The window is the pixel itself."""
+        return self.kernel == (1, 1) and self.stride == (1, 1) and self.padding == (0, 0)
+
+
 def _window_steps(
-    source: Stream, target: Stream, shape: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair
+    source: Stream, target: Stream, shape: tuple[int, ...], geometry: _Geometry
 ) -> list[tuple[int, tuple[Step, ...]]]:
-    """Reads and writes of the window process and what follows it, pixel by pixel."""
+    """Reads and writes of the window process, pixel by pixel."""
     read: Step = (((source, 1),), ())
     write: Step = ((), (target,))
-    reach = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+    padding, stride = geometry.padding, geometry.stride
+    reach = [d * (k - 1) for d, k in zip(geometry.dilation, geometry.kernel, strict=True)]
     steps: list[tuple[int, tuple[Step, ...]]] = []
     for y in range(shape[0] + 2 * padding[0]):
         row: list[Step] = []
@@ -78,40 +99,38 @@ def _window_steps(
     return steps
 
 
-def _window_config(
-    name: str,
-    source: Stream,
-    shape: tuple[int, ...],
-    *,
-    kernel: Pair,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    lanes: Lanes,
-    block: Lanes,
-    channel_major: bool,
-    fill: int,
-) -> Config:
-    pairs = {"kernel": kernel, "stride": stride, "pad": padding, "dilation": dilation}
-    values = {"height": shape[0], "width": shape[1], "channels": shape[2]}
+def _slide(
+    net: Network, op: Op, source: Stream, geometry: _Geometry, block: Lanes, *, channel_major: bool, fill: int
+) -> tuple[Stream, Config]:
+    """The window process before an op: what it writes, and its configuration."""
+    cname, spec = net.cnames[op.name], net.graph[op.inputs[0]].out
+    size = pixels(op.out) * geometry.taps * spec.channels
+    fed = net.stream(f"w_{cname}", spec.type, block, size, pixels(op.out))
+    fed.inner = True
+    values = {"height": spec.shape[0], "width": spec.shape[1], "channels": spec.shape[2]}
+    pairs = {
+        "kernel": geometry.kernel,
+        "stride": geometry.stride,
+        "pad": geometry.padding,
+        "dilation": geometry.dilation,
+    }
     for key, (vertical, horizontal) in pairs.items():
         values |= {f"{key}_h": vertical, f"{key}_w": horizontal}
-    return Config(
-        name=name,
+    config = Config(
+        name=f"window_{cname}",
         types={"in_t": source.element},
         values={
             **{key: str(value) for key, value in values.items()},
-            "lanes": str(lanes),
+            "lanes": str(source.lanes),
             "block": str(block),
             "channel_major": "1" if channel_major else "0",
         },
         bounds={"fill": literal(fill)},
     )
-
-
-def _plain(kernel: Pair, stride: Pair, padding: Pair) -> bool:
-    """The window is the pixel itself."""
-    return kernel == (1, 1) and stride == (1, 1) and padding == (0, 0)
+    steps = _window_steps(source, fed, spec.shape, geometry)
+    call = f"hwq::window<{config.name}>({source.name}, {fed.name});"
+    net.process(call, (source,), (fed,), *steps)
+    return fed, config
 
 
 def _weights(net: Network, op: Conv2d | Linear) -> Table:
@@ -127,40 +146,22 @@ def _weights(net: Network, op: Conv2d | Linear) -> Table:
 
 
 def _kernel_conv(net: Network, op: Conv2d) -> None:
-    cname, fold = net.cnames[op.name], net.folding[op.name]
-    spec = net.graph[op.inputs[0]].out
-    height, width, channels = spec.shape
-    outs, taps = int(op.weight.shape[0]), op.kernel[0] * op.kernel[1]
-    depthwise = is_depthwise(op)
-    lanes = Lanes(fold.pe if depthwise else fold.simd, channels)
-    source = net.take(op.inputs[0], lanes)
-    configs: list[Config] = []
-    window = not _plain(op.kernel, op.stride, op.padding)
-    # one word of the native build holds a whole window: its dot products are as long as can be
-    block = Lanes(lanes.folded, taps * channels if window and not depthwise else channels)
-    fed = source
-    geometry = (op.kernel, op.stride, op.padding, op.dilation)
-    out = net.output_stream(op, Lanes(fold.pe, outs))
-    steps: list[Any] = []
-    if window:
-        fed = net.stream(f"w_{cname}", spec.type, block, pixels(op.out) * taps * channels, pixels(op.out))
-        configs.append(
-            _window_config(
-                f"window_{cname}",
-                source,
-                spec.shape,
-                **dict(zip(("kernel", "stride", "padding", "dilation"), geometry, strict=True)),
-                lanes=lanes,
-                block=block,
-                channel_major=depthwise,
-                fill=0,
-            )
-        )
-        steps = _window_steps(source, fed, (height, width), *geometry)
-        net.process(f"hwq::window<window_{cname}>({source.name}, {fed.name});", (source,), (fed,), *steps)
+    fold, channels = net.folding[op.name], net.graph[op.inputs[0]].out.channels
+    geometry = _Geometry(op.kernel, op.stride, op.padding, op.dilation)
+    outs, depthwise = int(op.weight.shape[0]), is_depthwise(op)
     kind = "depthwise" if depthwise else "dense" if op.groups == 1 else "grouped"
-    values = {"pixels": str(pixels(op.out)), "outputs": str(outs), "inputs": str(op.weight[0].size)}
-    values |= {"channels": str(channels), "groups": str(op.groups), "taps": str(taps)}
+    lanes = Lanes(fold.pe if depthwise else fold.simd, channels)
+    fed, configs, block = net.take(op.inputs[0], lanes), [], lanes
+    if not geometry.plain:
+        if not depthwise:
+            # one word of the native build holds a whole window: its dot products are as long as can be
+            block = Lanes(lanes.folded, geometry.taps * channels)
+        fed, window = _slide(net, op, fed, geometry, block, channel_major=depthwise, fill=0)
+        configs.append(window)
+    out = net.output_stream(op, Lanes(fold.pe, outs))
+    sizes = {"pixels": pixels(op.out), "outputs": outs, "inputs": int(op.weight[0].size)}
+    sizes |= {"channels": channels, "groups": op.groups, "taps": geometry.taps}
+    values = {key: str(size) for key, size in sizes.items()}
     values |= {"pe": pick(fold.pe, outs), "block": str(block)}
     values["simd"] = str(block) if kind == "dense" else pick(fold.simd, channels // op.groups)
     _finish_mac(net, op, kind, fed, out, values, configs)
@@ -224,29 +225,20 @@ def _kernel_linear(net: Network, op: Linear) -> None:
 
 def _kernel_pool(net: Network, op: MaxPool | SumPool) -> None:
     cname = net.cnames[op.name]
-    spec = net.graph[op.inputs[0]].out
     source = net.take(op.inputs[0])
-    lanes, taps = source.lanes, op.kernel[0] * op.kernel[1]
-    largest = isinstance(op, MaxPool)
-    fed = net.stream(f"w_{cname}", spec.type, lanes, pixels(op.out) * taps * spec.channels, pixels(op.out))
-    geometry = (op.kernel, op.stride, op.padding, (1, 1))
-    window = _window_config(
-        f"window_{cname}",
-        source,
-        spec.shape,
-        **dict(zip(("kernel", "stride", "padding", "dilation"), geometry, strict=True)),
-        lanes=lanes,
-        block=lanes,
-        channel_major=True,
-        fill=spec.type.lo if largest else 0,
-    )
-    steps = _window_steps(source, fed, (spec.shape[0], spec.shape[1]), *geometry)
-    net.process(f"hwq::window<window_{cname}>({source.name}, {fed.name});", (source,), (fed,), *steps)
+    lanes, largest = source.lanes, isinstance(op, MaxPool)
+    geometry = _Geometry(op.kernel, op.stride, op.padding)
+    fill = source.type.lo if largest else 0
+    fed, window = _slide(net, op, source, geometry, lanes, channel_major=True, fill=fill)
     out = net.output_stream(op, lanes)
     config = Config(
         name=f"cfg_{cname}",
         types={"in_t": fed.element, "out_t": out.element},
-        values={"words": pick(out.words, out.size // lanes.native), "taps": str(taps), "lanes": str(lanes)},
+        values={
+            "words": pick(out.words, out.size // lanes.native),
+            "taps": str(geometry.taps),
+            "lanes": str(lanes),
+        },
     )
     kernel = "max_pool" if largest else "sum_pool"
     net.process(f"hwq::{kernel}<cfg_{cname}>({fed.name}, {out.name});", (fed,), (out,))

@@ -39,7 +39,11 @@ def element(kind: IntType) -> str:
 
 @dataclass(slots=True, eq=False)
 class Stream:
-    """A FIFO. size: elements an image; tokens: units of the FIFO schedule an image (pixels)."""
+    """A FIFO. size: elements an image; tokens: units of the FIFO schedule an image (pixels).
+
+    inner: between the two halves of one op; its reader takes each word as it comes, so no more than
+    the smallest depth is ever needed.
+    """
 
     name: str
     type: IntType
@@ -48,6 +52,7 @@ class Stream:
     tokens: int
     depth: int = 2
     port: bool = False
+    inner: bool = False
 
     @property
     def element(self) -> str:

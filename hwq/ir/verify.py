@@ -96,7 +96,7 @@ def _conv(op: Conv2d, specs: tuple[TensorSpec, ...]) -> str | None:
     outs, per_group = op.weight.shape[0], op.weight.shape[3]
     h, w, channels = specs[0].shape
     if op.groups < 1 or channels != per_group * op.groups or outs % op.groups:
-        return f"{channels} channels and {outs} outputs do not fit weight {op.weight.shape} in {op.groups} groups"
+        return f"weight {op.weight.shape} in {op.groups} groups does not take {channels} channels"
     if min(op.padding) < 0:
         return f"padding {op.padding} is negative"
     size = pooled_size((h, w), op.kernel, op.stride, op.padding, op.dilation)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from hwq import __version__, assets
 from hwq.errors import InputError
+from hwq.files import write_atomically
 from hwq.report import svg
 from hwq.report.content import OpRow, Report, Stage
 
@@ -63,18 +62,7 @@ def write_report(path: Path | str, report: Report) -> Path:
         target = target / "report.html"
     if not target.parent.is_dir():
         raise InputError(f"report: no folder {target.parent}")
-    text = render(report)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(target, render(report))
     return target
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors import numpy as tensors
 
 from hwq.errors import InputError, VerifyError
+from hwq.files import write_atomically
 from hwq.ir import Graph, verify
 from hwq.serde.format import FormatError, decode, encode
 
@@ -31,21 +30,7 @@ def save(graph: Graph, folder: Path | str) -> None:
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     for name, content in dump(graph).items():
-        _replace(target / name, content)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        write_atomically(target / name, content)
 
 
 def load(folder: Path | str) -> Graph:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hwq.errors import InputError
+from hwq.files import write_atomically
 
 VERSION = 1
 COLUMNS = (
@@ -77,8 +76,8 @@ class Store:
         """Append and write both files."""
         self.rows.append(row)
         document = {"hwq_sweep": VERSION, "rows": self.rows}
-        _replace(self.json_path, json.dumps(document, indent=1) + "\n")
-        _replace(self.csv_path, self._csv())
+        write_atomically(self.json_path, json.dumps(document, indent=1) + "\n")
+        write_atomically(self.csv_path, self._csv())
 
     def _csv(self) -> str:
         """One line a row; each layer's share is a column `local.<op>`."""
@@ -90,18 +89,3 @@ class Store:
             shares = [row["layers"].get(name, "") for name in layers]
             writer.writerow([row["checkpoint"][:12], *(row[name] for name in COLUMNS), *shares])
         return text.getvalue()
-
-
-def _replace(path: Path, text: str) -> None:
-    """Replace `path` in one step, or leave it as it was."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

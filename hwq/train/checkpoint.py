@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
-import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from torch import Tensor, nn
 
 from hwq.data import DataSpec
 from hwq.errors import InputError
+from hwq.files import write_atomically
 from hwq.quant import Policy
 
 FORMAT = 1
@@ -62,21 +61,6 @@ def save_checkpoint(path: Path, meta: Meta, model: nn.Module, state: dict[str, T
     tensors |= {f"state.{k}": v.detach().cpu().contiguous() for k, v in state.items()}
     header = {"hwq": json.dumps({"format": FORMAT, **asdict(meta)})}
     write_atomically(path, save(tensors, header))
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace `path` by `content`, or leave it as it was."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def find(path: Path) -> Path:

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from hwq.data import DataSpec, Images, load_split, measure, normalisation
 from hwq.errors import HwqError, InputError
+from hwq.files import write_atomically
 from hwq.models import build
 from hwq.quant import INPUT_QUANT, ActQuantizer, calibrate, estimate_norms, prepare
 from hwq.train.batches import Batches
@@ -30,7 +31,6 @@ from hwq.train.checkpoint import (
     load,
     load_weights,
     save_checkpoint,
-    write_atomically,
 )
 from hwq.train.optimise import alpha_penalty, learning_rate, make_optimiser, set_rate
 from hwq.train.progress import Reporter, Silent

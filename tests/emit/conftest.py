@@ -184,7 +184,7 @@ class Runner:
         return codes
 
 
-@pytest.fixture()
+@pytest.fixture
 def runner(tmp_path: Path) -> Runner:
     return Runner(tmp_path)
 

@@ -11,14 +11,15 @@ import pytest
 from hwq.emit import Folding, Golden, emit
 from hwq.emit.kernels import KERNELS
 from hwq.fixed import ChannelFormat, FixedType, LiteralFormat, ShiftFormat
-from hwq.ir import Graph, Op, Requantize
+from hwq.ir import Graph, Op, Requantize, ops
 from hwq.simulate.oracle import run_oracle
 from tests.emit.conftest import Maker, Runner, assert_equal, every_op
 from tests.graphs import random_pixels
 
 
 def test_every_op_class_has_a_kernel() -> None:
-    assert set(KERNELS) == set(Op.__subclasses__())
+    found = {c for c in vars(ops).values() if isinstance(c, type) and issubclass(c, Op) and c is not Op}
+    assert set(KERNELS) == found
 
 
 def test_the_hand_made_graph_holds_every_op_class() -> None:
@@ -41,11 +42,8 @@ _FOLDINGS = [
 ]
 
 
-@pytest.mark.parametrize("number", range(3))
-@pytest.mark.parametrize("build", ["folded", "ap"])
+@pytest.mark.parametrize(("build", "number"), [("folded", 0), ("folded", 1), ("folded", 2), ("ap", 1)])
 def test_any_folding_gives_the_same_bits(runner: Runner, number: int, build: str) -> None:
-    if build == "ap" and number:
-        pytest.skip("one folding with AMD's types is enough for the suite's time")
     graph = every_op()
     pixels = random_pixels(graph, 3, 1)
     folding = {name: Folding(*pair) for name, pair in _FOLDINGS[number].items()}

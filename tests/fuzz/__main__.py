@@ -45,7 +45,10 @@ def main() -> int:
         os.environ["XDG_CACHE_HOME"] = temporary  # the user's cache stays as it is
         root = options.keep or Path(temporary)
         pool = ProcessPoolExecutor(options.jobs)
-        waiting = {pool.submit(check_seed, case, options.kind, root / str(case)): case for case in cases}
+        keep = options.keep is not None
+        waiting = {
+            pool.submit(check_seed, case, options.kind, root / str(case), keep=keep): case for case in cases
+        }
         try:
             for future in as_completed(waiting):
                 done += 1

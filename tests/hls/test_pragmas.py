@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 
@@ -104,21 +105,29 @@ def test_macros_are_known(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(SOURCES))
 def test_loop_pragmas_stand_first_in_a_loop(name: str) -> None:
     lines = SOURCES[name].splitlines()
-    for before, line in zip(lines, lines[1:], strict=False):
+    for before, line in itertools.pairwise(lines):
         if line.strip() in ("HWQ_PIPELINE", "HWQ_UNROLL"):
             assert re.match(r"\s*for \(.*\) \{$", before), (name, before)
 
 
 def test_innermost_loops_are_scheduled() -> None:
-    """Every loop without a loop inside is pipelined or unrolled, or lies in one that is."""
+    """Every loop without a loop inside is pipelined or unrolled."""
+    checked = 0
     for name, text in SOURCES.items():
-        if not name.startswith("hls/") or name.endswith(("tap.h", "stream.h")):
+        if name.endswith(("tap.h", "stream.h")):
             continue
-        depth: list[bool] = []
-        for line in text.splitlines():
-            if re.match(r"\s*for \(", line):
-                assert line.endswith("{"), (name, line)
-    assert depth == []
+        lines = text.splitlines()
+        for at, line in enumerate(lines):
+            if not re.match(r"\s*for \(", line):
+                continue
+            assert line.endswith("{"), (name, line)
+            indent = len(line) - len(line.lstrip())
+            end = next(i for i in range(at + 1, len(lines)) if lines[i] == " " * indent + "}")
+            body = lines[at + 1 : end]
+            if not any(re.match(r"\s*for \(", inner) for inner in body):
+                checked += 1
+                assert body[0].strip() in ("HWQ_PIPELINE", "HWQ_UNROLL"), (name, line)
+    assert checked > 20
 
 
 def test_variables_of_stream_pragmas_exist() -> None:
