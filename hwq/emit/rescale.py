@@ -82,6 +82,9 @@ def scaling(requant: Requant, bounds: tuple[int, ...], name: str) -> Scaling:
             "choose a narrower --fixed format"
         )
     shifts = tuple(_shifts(c, common) for c in (*requant.terms, requant.bias))
+    if lifted:
+        # only zeros can lie below the lift, and a zero may be shifted by anything: never by less than 0
+        shifts = tuple(_uniform(np.maximum(s, lift)) for s in shifts)
     return Scaling(
         fraction=common,
         shifts=shifts,
