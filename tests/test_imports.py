@@ -27,11 +27,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "passes": {"errors", "fixed", "ir"},
     "simulate": {"errors", "fixed", "ir"},
     "emit": {"assets", "errors", "fixed", "ir"},
-    "cosim": {"files", "assets", "emit", "errors", "fixed", "ir", "passes", "serde", "simulate"},
+    "cosim": {"emit", "errors", "files", "ir", "serde", "simulate"},
     "onnx": {"errors", "fixed", "ir"},
     "estimate": {"errors", "fixed", "ir"},
-    "report": {"files", "assets", "errors", "fixed", "ir"},
-    "sweep": {"files", "errors", "fixed", "ir", "quant", "data", "train", "lower", "passes", "simulate"},
+    "report": {"assets", "errors", "files", "fixed", "ir"},
+    "sweep": {"errors", "files", "fixed", "ir", "lower", "simulate"},
 }
 TORCH = {"quant", "models", "data", "train", "lower", "simulate"}
 """Modules that may import torch; data only what torchvision's datasets need."""
