@@ -21,11 +21,9 @@ void dense(stream<word<typename CFG::in_t, CFG::simd> > &in, stream<word<typenam
   typedef work<CFG::acc_bits> sum_t;
   const int PE = CFG::pe, SIMD = CFG::simd;
   const int out_folds = CFG::outputs / PE, in_folds = CFG::inputs / SIMD;
-  HWQ_PARTITION(weight, cyclic, PE, 1)
-  HWQ_PARTITION(weight, cyclic, SIMD, 2)
-  HWQ_ROM(weight)
 
   in_word copy[in_folds];
+  HWQ_PACK(copy)
   for (int p = 0; p < CFG::pixels; ++p) {
     for (int o = 0; o < out_folds; ++o) {
       sum_t acc[PE];
@@ -33,6 +31,7 @@ void dense(stream<word<typename CFG::in_t, CFG::simd> > &in, stream<word<typenam
       for (int k = 0; k < in_folds; ++k) {
         HWQ_PIPELINE
         in_word x;
+        HWQ_PACK(x)
         if (o == 0) {
           x = in.read();
           if (out_folds > 1) copy[k] = x;
@@ -52,6 +51,7 @@ void dense(stream<word<typename CFG::in_t, CFG::simd> > &in, stream<word<typenam
         }
         if (k == in_folds - 1) {
           out_word y;
+          HWQ_PACK(y)
           for (int n = 0; n < PE; ++n) {
             HWQ_UNROLL
             y.v[n] = acc[n];

@@ -18,8 +18,6 @@ void depthwise(stream<word<typename CFG::in_t, CFG::pe> > &in, stream<word<typen
   typedef word<typename CFG::acc_t, CFG::pe> out_word;
   typedef work<CFG::acc_bits> sum_t;
   const int PE = CFG::pe;
-  HWQ_PARTITION(weight, cyclic, PE, 1)
-  HWQ_ROM(weight)
 
   for (int p = 0; p < CFG::pixels; ++p) {
     for (int f = 0; f < CFG::channels / PE; ++f) {
@@ -38,6 +36,7 @@ void depthwise(stream<word<typename CFG::in_t, CFG::pe> > &in, stream<word<typen
         }
         if (k == CFG::taps - 1) {
           out_word y;
+          HWQ_PACK(y)
           for (int n = 0; n < PE; ++n) {
             HWQ_UNROLL
             y.v[n] = acc[n];

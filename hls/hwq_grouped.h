@@ -21,9 +21,6 @@ void grouped(stream<word<typename CFG::in_t, CFG::block> > &in, stream<word<type
   const int PE = CFG::pe, SIMD = CFG::simd, BLOCK = CFG::block;
   const int group_in = CFG::channels / CFG::groups, group_out = CFG::outputs / CFG::groups;
   const int words = CFG::taps * CFG::channels / BLOCK, folds = group_in / SIMD;
-  HWQ_PARTITION(weight, cyclic, PE, 1)
-  HWQ_PARTITION(weight, cyclic, SIMD, 2)
-  HWQ_ROM(weight)
 
   typename CFG::in_t held[CFG::taps * CFG::channels];
   HWQ_REGISTERS(held, 1)
@@ -56,6 +53,7 @@ void grouped(stream<word<typename CFG::in_t, CFG::block> > &in, stream<word<type
           }
           if (t == CFG::taps - 1 && f == folds - 1) {
             out_word y;
+            HWQ_PACK(y)
             for (int n = 0; n < PE; ++n) {
               HWQ_UNROLL
               y.v[n] = acc[n];

@@ -13,6 +13,7 @@ template <class CFG>
 void max_pool(stream<word<typename CFG::in_t, CFG::lanes> > &in, stream<word<typename CFG::out_t, CFG::lanes> > &out) {
   for (int p = 0; p < CFG::words; ++p) {
     word<typename CFG::out_t, CFG::lanes> best;
+    HWQ_PACK(best)
     for (int k = 0; k < CFG::taps; ++k) {
       HWQ_PIPELINE
       const word<typename CFG::in_t, CFG::lanes> x = in.read();
@@ -29,6 +30,7 @@ template <class CFG>
 void sum_pool(stream<word<typename CFG::in_t, CFG::lanes> > &in, stream<word<typename CFG::out_t, CFG::lanes> > &out) {
   for (int p = 0; p < CFG::words; ++p) {
     word<typename CFG::out_t, CFG::lanes> sum;
+    HWQ_PACK(sum)
     for (int k = 0; k < CFG::taps; ++k) {
       HWQ_PIPELINE
       const word<typename CFG::in_t, CFG::lanes> x = in.read();

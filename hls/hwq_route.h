@@ -35,6 +35,7 @@ void adapt(stream<word<T, IN> > &in, stream<word<T, OUT> > &out) {
     for (int i = 0; i < BLOCK / OUT; ++i) {
       HWQ_PIPELINE
       word<T, OUT> y;
+      HWQ_PACK(y)
       for (int l = 0; l < OUT; ++l) {
         HWQ_UNROLL
         y.v[l] = held[i * OUT + l];
@@ -66,6 +67,7 @@ void channel_pad(stream<word<T, IN> > &in, stream<word<T, OUT> > &out) {
     for (int i = 0; i < total / OUT; ++i) {
       HWQ_PIPELINE
       word<T, OUT> y;
+      HWQ_PACK(y)
       for (int l = 0; l < OUT; ++l) {
         HWQ_UNROLL
         y.v[l] = held[i * OUT + l];
@@ -100,6 +102,7 @@ void concat(stream<word<T, A> > &first, stream<word<T, B> > &second, stream<word
     for (int i = 0; i < (FIRST + SECOND) / OUT; ++i) {
       HWQ_PIPELINE
       word<T, OUT> y;
+      HWQ_PACK(y)
       for (int l = 0; l < OUT; ++l) {
         HWQ_UNROLL
         y.v[l] = held[i * OUT + l];

@@ -1,4 +1,5 @@
-// HWQ_TAP(index, stream): in simulation, copies what a process wrote; nothing in synthesis.
+// HWQ_TAP(index, stream): in simulation, copies what a process wrote; nothing in synthesis, not even a
+// semicolon, so none follows it.
 // Taps belong to the calling thread and are set before the top function is called, so two images or
 // two threads never mix.
 #ifndef HWQ_TAP_H
@@ -21,7 +22,7 @@
 #include "hwq_stream.h"
 #include "hwq_types.h"
 
-#define HWQ_TAP(index, stream) ::hwq::sim::tap(index, stream)
+#define HWQ_TAP(index, stream) ::hwq::sim::tap(index, stream);
 
 namespace hwq {
 namespace sim {

@@ -43,6 +43,7 @@ template <class CFG> struct window_unit {
   // The window whose lower right pixel is (slot, x); `oldest` is the slot of its first row.
   static void emit(const in_word (&lines)[rows][padded_w][folds], int oldest, int x, stream<out_word> &out) {
     out_word y;
+    HWQ_PACK(y)
     int at = 0;
     const int blocks = CFG::channel_major ? folds : 1;
     const int inner = CFG::channel_major ? 1 : folds;
@@ -66,6 +67,7 @@ template <class CFG> struct window_unit {
 
   static void run(stream<in_word> &in, stream<out_word> &out) {
     in_word lines[rows][padded_w][folds];
+    HWQ_PACK(lines)
     HWQ_RAM(lines)
     int slot = 0;
     int phase_y = 0;
@@ -78,6 +80,7 @@ template <class CFG> struct window_unit {
         for (int f = 0; f < folds; ++f) {
           HWQ_PIPELINE
           in_word value;
+          HWQ_PACK(value)
           if (inside) {
             value = in.read();
           } else {
