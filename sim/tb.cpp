@@ -14,16 +14,18 @@ using namespace hwq_project;
 
 static std::string data_folder;
 
-// Integers of tb_data/<name>.dat, one a line. False when the file is not there or is not integers.
-static bool read_data(const std::string &name, std::vector<long long> &values) {
+enum found_data { absent, damaged, whole };
+
+// Integers of tb_data/<name>.dat, one a line.
+static found_data read_data(const std::string &name, std::vector<long long> &values) {
   FILE *file = fopen((data_folder + "/" + name + ".dat").c_str(), "r");
-  if (!file) return false;
+  if (!file) return absent;
   long long value;
   int found;
   while ((found = fscanf(file, "%lld", &value)) == 1) values.push_back(value);
-  const bool whole = found == EOF && !ferror(file);
+  const bool to_the_end = found == EOF && !ferror(file);
   fclose(file);
-  return whole;
+  return to_the_end ? whole : damaged;
 }
 
 static bool find_data(int argc, char **argv) {
@@ -31,7 +33,7 @@ static bool find_data(int argc, char **argv) {
   for (int level = 0; level < 7; ++level, up += "../") {
     data_folder = argc > 1 ? std::string(argv[1]) : up + "tb_data";
     std::vector<long long> probe;
-    if (read_data("pixels", probe)) return true;
+    if (read_data("pixels", probe) != absent) return true;
   }
   return false;
 }
@@ -61,19 +63,19 @@ int main(int argc, char **argv) {
     return 2;
   }
   std::vector<long long> wide;
-  read_data("pixels", wide);
+  const bool readable = read_data("pixels", wide) == whole;
   const std::vector<uint8_t> pixels(wide.begin(), wide.end());
   const long long count = static_cast<long long>(pixels.size()) / ops[0].size;
-  if (count < 1 || static_cast<long long>(pixels.size()) != count * ops[0].size) {
+  if (!readable || count < 1 || static_cast<long long>(pixels.size()) != count * ops[0].size) {
     printf("ERROR: tb_data/pixels.dat does not hold whole images\n");
     return 2;
   }
   std::vector<std::vector<long long> > golden(op_count);
   for (int i = 0; i < op_count; ++i) {
-    const bool there = read_data(ops[i].file, golden[i]);
-    if (there && static_cast<long long>(golden[i].size()) == count * ops[i].size) continue;
+    const found_data found = read_data(ops[i].file, golden[i]);
+    if (found == whole && static_cast<long long>(golden[i].size()) == count * ops[i].size) continue;
     golden[i].clear();
-    if (there || i == op_count - 1) {
+    if (found != absent || i == op_count - 1) { // only an op within may do without
       printf("ERROR: tb_data/%s.dat is missing or not whole\n", ops[i].file);
       return 2;
     }

@@ -23,6 +23,8 @@ class _LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = importlib.import_module(f"hwq.cli.{cmd_name}").command
+        # click keeps the first context's names of --help, and that may be another's than this group's
+        command.context_settings.setdefault("help_option_names", ["-h", "--help"])
         return command
 
 

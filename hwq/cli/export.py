@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hwq.cli.issues import ISSUES, encode
 from hwq.errors import InputError
 
 if TYPE_CHECKING:
@@ -93,7 +95,7 @@ def command(run: Path, **options: Any) -> int:
     if len(done.issues) > 5:
         click.echo(f"lossy: {len(done.issues) - 5} more constants; `hwq inspect` lists them")
     click.echo(f"{done.folder}: {done.ops} ops, {done.macs:,} multiply-accumulates an image")
-    click.echo(f"next: hwq simulate {done.folder}")
+    click.echo(f"next: hwq simulate {shlex.quote(str(done.folder))}")
     return 0
 
 
@@ -126,6 +128,7 @@ def export_run(run: Path, options: ExportOptions) -> Exported:
             "data": _data_facts(meta, options.data),
             "accuracy": meta.accuracy,
         },
+        extra={ISSUES: encode(lowered.report.issues)},
     )
     return Exported(
         folder=out,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hwq.cli.issues import read_issues
 from hwq.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class ConstantFacts:
 
     source: the term's input, "" for biases. integer: smallest and largest I. used_bits: most bits of
     `width` that a stored value needs. at_limit: stored values at an end of the range. low, high: values.
-    saturated, vanished: None where the real values are not known (an exported project holds integers).
+    saturated, vanished: None where the real values are not known (a project without issues.json).
     """
 
     source: str
@@ -95,13 +96,16 @@ def command(target: Path, as_json: bool, **options: Any) -> int:
 
 
 def _load(target: Path, options: dict[str, Any]) -> tuple[Graph, Sequence[ConstantIssue] | None]:
-    """(graph, issues of its constants, or None when only integers are known)."""
+    """(graph, issues of its constants, or None when only integers are known).
+
+    A folder that holds half a project raises InputError.
+    """
     from hwq.serde import GRAPH_JSON, load
 
     if not target.exists():
         raise InputError(f"{target}: no such file or folder; give a project, a run folder or a checkpoint")
-    if (target / GRAPH_JSON).exists():
-        return load(target), None
+    if (target / GRAPH_JSON).exists() or (target / "project.json").exists():
+        return load(target), read_issues(target)
 
     from hwq.cli.export import ExportOptions, lower_run
     from hwq.passes import run_passes
@@ -207,7 +211,7 @@ def _print(graph: Graph, facts: list[OpFacts], issues: Sequence[ConstantIssue] |
         f"{macs:,} multiply-accumulates an image"
     )
     if issues is None:
-        click.echo("a project holds integers only: inspect its checkpoint to see what saturated or vanished")
+        click.echo("no issues.json here: inspect the checkpoint to see what saturated or vanished")
         return
     harmful = sum(i.harmful for i in issues)
     click.echo(f"{len(issues)} constants saturated or vanished, {harmful} of them could move an output")
@@ -260,9 +264,9 @@ def _constants_table(facts: list[OpFacts]) -> Any:
                 Text(c.source or "bias"),
                 c.format,
                 str(low) if low == high else f"{low}..{high}",
-                f"{c.low:.4g}..{c.high:.4g}",
+                f"{c.low:.4g}..{c.high:.4g}" if c.low != c.high else f"{c.low:.4g}",
                 f"{c.used_bits} of {c.width}",
-                str(c.at_limit or ""),
+                str(c.at_limit or "") if c.format == f"{c.width},{low}" else "",  # else I follows the value
                 str(c.zeros or ""),
                 "?" if c.saturated is None else str(c.saturated or ""),
                 "?" if c.vanished is None else str(c.vanished or ""),

@@ -109,7 +109,7 @@ def _compare(run: Path, out: Path, threads: int) -> list[Comparison]:
     for build in ("ap", "native"):
         with _step(f"C++ against Python, {build} build: compile, run, compare every op"):
             options = SimulateOptions(build=build, images=_ALL, threads=threads)
-            comparison = simulate_project(run / "hls", options)
+            comparison = simulate_project(run / "hls", options, page=False)
         comparison = replace(comparison, project=str(out / "hls"))
         write_json(run / "hls" / f"verdict-{build}.json", comparison.to_json())
         comparisons.append(comparison)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,8 +15,12 @@ if TYPE_CHECKING:
     from hwq.cosim.manifest import Manifest
     from hwq.cosim.project import Batch
     from hwq.cosim.verdict import Report
+    from hwq.ir import Graph
 
+PAGE = "report.html"
 _AP_IMAGES = 200
+_PAGE_IMAGES = 32
+_HERE = ("integer", "C++")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +71,8 @@ def command(
     """Compile RUN's C++ and compare every op's output with the Python simulator, bit for bit.
 
     RUN: a run folder or an exported project. Exit code 1 on any mismatch, and when a file was changed
-    since export (unless accepted). The verdict is also in PROJECT/verdict-BUILD.json.
+    since export (unless accepted). The verdict is also in PROJECT/verdict-BUILD.json, and as a page in
+    PROJECT/report.html.
     """
     from hwq.cosim.project import find_project
 
@@ -81,12 +87,16 @@ def command(
     )
     report = simulate_project(find_project(run), options, json_path)
     print_report(report)
+    click.echo(f"report: {Path(report.project) / PAGE}")
     return 0 if report.passed else 1
 
 
-def simulate_project(folder: Path, options: SimulateOptions, json_path: Path | None = None) -> Report:
-    """Everything `hwq simulate` does but the printing of its table; writes PROJECT/verdict-BUILD.json.
+def simulate_project(
+    folder: Path, options: SimulateOptions, json_path: Path | None = None, *, page: bool = True
+) -> Report:
+    """Everything `hwq simulate` does but the printing of its table.
 
+    Writes PROJECT/verdict-BUILD.json and, with `page`, PROJECT/report.html.
     Edited files are named on standard error before anything of the project is compiled.
     Raises InputError (project, data), ToolError (compiler, crash).
     """
@@ -96,9 +106,12 @@ def simulate_project(folder: Path, options: SimulateOptions, json_path: Path | N
     from hwq.cosim.taps import TapPlan
     from hwq.cosim.trace import TraceFile
     from hwq.cosim.verdict import write_json
+    from hwq.files import check_writable
     from hwq.serde import load
 
     manifest = read_manifest(folder)
+    for place in (folder, *(path.parent for path in (json_path, options.trace) if path is not None)):
+        check_writable(place)
     edits = manifest.edits()
     for edit in edits:
         click.echo(f"{'accepted' if options.accept else 'changed since export'}: {edit}", err=True)
@@ -128,7 +141,40 @@ def simulate_project(folder: Path, options: SimulateOptions, json_path: Path | N
     for path in (folder / f"verdict-{options.build}.json", json_path):
         if path is not None:
             write_json(path, content)
+    if page:
+        _write_page(folder, graph, batch, report, manifest)
     return report
+
+
+def _write_page(folder: Path, graph: Graph, batch: Batch, report: Report, manifest: Manifest) -> None:
+    """PROJECT/report.html: verdict, accuracies, ops, constants, and histograms over a few images."""
+    from hwq.cli.issues import read_issues
+    from hwq.cli.reporting import assemble
+    from hwq.report import Stage, write_report
+    from hwq.simulate import Simulator
+
+    names = {"float": "float", "fake_quant": "fake-quantised", "integer": "integer, Python"}
+    images = report.verdict.samples
+    fixed = manifest.raw.get("fixed")
+    write_report(
+        folder / PAGE,
+        assemble(
+            graph,
+            [report],
+            title=f"{graph.name}: C++ against Python",
+            subtitle=f"constants {fixed}, {report.images}",
+            stages=[
+                # the first two were measured by training, on its whole test split
+                Stage(name=names.get(key, key), accuracy=value, images=images if key in _HERE else 0)
+                for key, value in report.accuracy.items()
+            ],
+            codes=Simulator(graph).run(batch.pixels[:_PAGE_IMAGES], keep="all").outputs,
+            issues=read_issues(folder) or (),
+            phases={},
+            commands=(f"hwq simulate {shlex.quote(str(folder))} --build {report.build} --images {images}",),
+            facts=[("files changed since export", str(edit)) for edit in report.edits],
+        ),
+    )
 
 
 def _batch(manifest: Manifest, options: SimulateOptions) -> Batch:
@@ -192,7 +238,7 @@ def print_report(report: Report) -> None:
     from hwq.cli.console import output
 
     verdict = report.verdict
-    table = Table(title=f"{report.project}: C++ ({report.build}) against Python, {report.images}")
+    table = Table()
     table.add_column("op", overflow="fold")
     table.add_column("kind")
     for heading in ("values", "mismatches", "first mismatch", "expected", "got"):
@@ -204,6 +250,9 @@ def print_report(report: Report) -> None:
         numbers = (f"{row.values:,}", f"{row.mismatches:,}")
         table.add_row(Text(row.op), row.kind, *numbers, *cells, style=style)
     console = output()
+    # not the table's title: that breaks long paths in two
+    title = Text(f"{report.project}: C++ ({report.build}) against Python, {report.images}")
+    console.print(title, soft_wrap=True)
     console.print(table)
     known = [(name, value) for name, value in report.accuracy.items() if value is not None]
     if known:

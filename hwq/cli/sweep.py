@@ -49,10 +49,12 @@ def command(
     identical inputs, mean over layers. Lossy constants are counted, not refused. Rows go to a CSV and a
     JSON as they are done; a second call computes only what is missing.
     """
+    from hwq.files import check_writable
     from hwq.sweep import GridPoint, Store
 
     points = [GridPoint.parse(text) for text in ("real", *(fixed or DEFAULT))]
     store = Store.open(out or (run if run.is_dir() else run.parent) / "sweep.csv")
+    check_writable(store.csv_path.parent)
     grid = _grid(run, edge_fixed, rounding, images, data, off_bits)
     rows = _run(grid, points, store, threads)
     _print(rows, store)
@@ -134,7 +136,8 @@ def _run(grid: Grid, points: Sequence[GridPoint], store: Store, threads: int | N
     from hwq.sweep import run_grid
 
     columns = (TextColumn("{task.description:>12}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         names = dict.fromkeys(point.name for point in points)
         tasks = {name: bar.add_task(name, total=len(grid.pixels), start=False) for name in names}
 

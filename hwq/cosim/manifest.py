@@ -65,7 +65,7 @@ def read_manifest(folder: Path) -> Manifest:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{folder} is not an exported project: it has no {MANIFEST}") from None
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, nested without end
         raise InputError(f"{path} is damaged ({error}); export the project again") from None
     if not isinstance(raw, dict):
         raise InputError(f"{path} is damaged (not an object); export the project again")

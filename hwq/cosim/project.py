@@ -44,18 +44,23 @@ def write_project(
     golden: npt.NDArray[np.uint8],
     folding: Mapping[str, Folding] | None = None,
     about: Mapping[str, Any] | None = None,
+    extra: Mapping[str, bytes] | None = None,
 ) -> Project:
     """Emit the project of a graph and write it to `folder`, whole or not at all.
 
     golden: images (n, H, W, C) uint8 for the test bench; fewer are kept where every op's codes would fill
     too many megabytes. about: what the manifest says of the export: fixed, edge_fixed, round, data,
-    accuracy. Raises InputError (folder, folding), ToolError (disk), UnsupportedError (widths).
+    accuracy. extra: more files. Raises InputError (folder, folding), ToolError (disk), UnsupportedError.
     """
     values = sum(op.out.size for op in graph)
     pixels = golden[: max(1, _GOLDEN_VALUES // values)]
     codes = Simulator(graph).run(pixels, keep="all").outputs
     project = emit(
-        graph, folding=folding, golden=Golden(pixels, codes), extra=dump(graph), **dict(about or {})
+        graph,
+        folding=folding,
+        golden=Golden(pixels, codes),
+        extra={**dump(graph), **(extra or {})},
+        **dict(about or {}),
     )
     project.write(folder)
     return project
@@ -130,7 +135,10 @@ def verify_project(
         sink=sink,
     )
     recorded = manifest.raw.get("accuracy")
-    figures: dict[str, float | None] = dict(recorded) if isinstance(recorded, dict) else {}
+    stored = recorded.items() if isinstance(recorded, dict) else ()
+    figures: dict[str, float | None] = {
+        str(key): float(value) for key, value in stored if isinstance(value, int | float)
+    }
     if batch.labels is not None:
         figures["integer"] = accuracy(outcome.predicted_python, batch.labels)
         figures["C++"] = accuracy(outcome.predicted_cpp, batch.labels)

@@ -2,10 +2,13 @@
 
 The processes are run for one image, token by token (a token is a pixel's words), on demand: a process
 runs only until it yields what somebody needs. Where a fork feeds a short branch and a long one, words
-pile up on the short one; the most that ever waits is that FIFO's depth. The network is determinate
-(blocking reads and writes in a fixed order), so the existence of one schedule within these depths means
-that every blocking execution within them completes, image after image. FIFOs on no cycle of the network
-(seen without directions) cannot take part in a deadlock and keep the smallest depth.
+pile up on the short one; the most that ever waits is that FIFO's depth. A process that only drops pixels
+(the subsampling of a shortcut) runs as soon as it can, so that the few it keeps wait, not the many it
+reads. Tokens that a process takes together wait until all are there, as in a pipeline stage that pops its
+inputs in one cycle. The network is determinate (blocking reads and writes in a fixed order), so the
+existence of one schedule within these depths means that every blocking execution within them completes,
+image after image. FIFOs on no cycle of the network (seen without directions) cannot take part in a deadlock
+and keep the smallest depth.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ class _Run:
         self.schedules: list[Iterator[Step]] = [process.schedule() for process in processes]
         self.pending: list[Step | None] = [next(s, None) for s in self.schedules]
         self.writer = {id(s): index for index, p in enumerate(processes) for s in p.writes}
+        self.eager = {id(s): index for index, p in enumerate(processes) if p.thins for s in p.reads}
         self.waiting: dict[int, int] = {}
         self.most: dict[int, int] = {}
 
@@ -37,12 +41,15 @@ class _Run:
                 stack.pop()
                 continue
             index = self.writer.get(id(wanted))
+            missing = None
             if index is None:  # the input port always has more
                 self._put(wanted)
-                continue
-            missing = self.advance(index)
+            else:
+                missing = self.advance(index)
             if missing is not None:
                 stack.append(missing)
+            elif id(wanted) in self.eager:  # its reader has taken the token, and asks again if need be
+                stack.pop()
 
     def advance(self, index: int) -> tuple[Stream, int] | None:
         """One step of a process, or what it lacks for it."""
@@ -63,6 +70,9 @@ class _Run:
         key = id(stream)
         self.waiting[key] = self.waiting.get(key, 0) + 1
         self.most[key] = max(self.most.get(key, 0), self.waiting[key])
+        eager = self.eager.get(key)
+        while eager is not None and self.pending[eager] is not None and self.advance(eager) is None:
+            pass
 
 
 def _cyclic(processes: Sequence[Process]) -> set[int]:

@@ -106,7 +106,8 @@ def _slide(
     cname, spec = net.cnames[op.name], net.graph[op.inputs[0]].out
     size = pixels(op.out) * geometry.taps * spec.channels
     fed = net.stream(f"w_{cname}", spec.type, block, size, pixels(op.out))
-    fed.inner = True
+    thins = geometry.kernel == (1, 1)
+    fed.inner = not thins
     values = {"height": spec.shape[0], "width": spec.shape[1], "channels": spec.shape[2]}
     pairs = {
         "kernel": geometry.kernel,
@@ -129,7 +130,7 @@ def _slide(
     )
     steps = _window_steps(source, fed, spec.shape, geometry)
     call = f"hwq::window<{config.name}>({source.name}, {fed.name});"
-    net.process(call, (source,), (fed,), *steps)
+    net.process(call, (source,), (fed,), *steps, thins=thins)
     return fed, config
 
 
@@ -188,7 +189,15 @@ def _finish_mac(
         },
         values={**values, "acc_bits": str(op.out.type.storage_bits)},
     )
-    call = f"hwq::{kind}<cfg_{cname}>({fed.name}, {out.name}, {table.name});"
+    fold = net.folding[op.name]
+    shape = {
+        "kernel": kind,
+        "lanes": {"dense": "simd", "grouped": "block", "depthwise": "pe"}[kind],
+        "weight": table.name,
+        "banks": fold.pe,
+        "wide": fold.simd,
+    }
+    call = f"{kind}_{cname}({fed.name}, {out.name});"
     net.process(call, (fed,), (out,), *_all_in(fed, out))
     files = (("hwq_window.h",) if before else ()) + (f"hwq_{kind}.h",)
     net.headers.append(
@@ -199,6 +208,8 @@ def _finish_mac(
             includes=files,
             configs=(*before, config),
             tables=(table,),
+            template="mac.h.j2",
+            extra=shape,
         )
     )
     net.publish(op, out)

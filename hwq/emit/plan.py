@@ -77,6 +77,8 @@ class Process:
     writes: tuple[Stream, ...]
     steps: tuple[tuple[int, tuple[Step, ...]], ...]
     """(repetitions, steps) in a row: a schedule is long but regular"""
+    thins: bool = False
+    """it only drops pixels: words wait better behind it than before it"""
 
     def schedule(self) -> Iterator[Step]:
         for count, steps in self.steps:
@@ -167,11 +169,16 @@ class Network:
         return self.stream(f"s_{self.cnames[op.name]}", spec.type, lanes, spec.size, pixels(spec))
 
     def process(
-        self, call: str, reads: tuple[Stream, ...], writes: tuple[Stream, ...], *rest: object
+        self,
+        call: str,
+        reads: tuple[Stream, ...],
+        writes: tuple[Stream, ...],
+        *rest: object,
+        thins: bool = False,
     ) -> None:
         """Add a call; its schedule is token in, token out, unless `rest` gives (count, steps) pairs."""
         steps = tuple(rest) or (_aligned(reads, writes),)
-        self.parts.append(Process(call, reads, writes, steps))  # type: ignore[arg-type]
+        self.parts.append(Process(call, reads, writes, steps, thins))  # type: ignore[arg-type]
 
     def publish(self, op: Op, stream: Stream) -> None:
         """Declare `stream` to carry the op's output: tap it and split it for its readers."""

@@ -99,12 +99,11 @@ def _conv(op: Conv2d, specs: tuple[TensorSpec, ...]) -> str | None:
         return f"weight {op.weight.shape} in {op.groups} groups does not take {channels} channels"
     if min(op.padding) < 0:
         return f"padding {op.padding} is negative"
+    fault = _window(op.kernel, op.stride, op.dilation)  # before it divides by the stride
+    if fault:
+        return fault
     size = pooled_size((h, w), op.kernel, op.stride, op.padding, op.dilation)
-    return (
-        _window(op.kernel, op.stride, op.dilation)
-        or _codes(op.weight, op.weight_type)
-        or _expect("shape", op.out.shape, (*size, outs))
-    )
+    return _codes(op.weight, op.weight_type) or _expect("shape", op.out.shape, (*size, outs))
 
 
 def _linear(op: Linear, specs: tuple[TensorSpec, ...]) -> str | None:
@@ -155,8 +154,11 @@ def _pool(op: MaxPool | SumPool, specs: tuple[TensorSpec, ...]) -> str | None:
     padded = all(0 <= 2 * p <= k for p, k in zip(op.padding, op.kernel, strict=True))
     if not padded:
         return f"padding {op.padding} is more than half the kernel {op.kernel}"
+    fault = _window(op.kernel, op.stride)  # before it divides by the stride
+    if fault:
+        return fault
     size = pooled_size((h, w), op.kernel, op.stride, op.padding)
-    return _window(op.kernel, op.stride) or _expect("shape", op.out.shape, (*size, channels))
+    return _expect("shape", op.out.shape, (*size, channels))
 
 
 def _holds_sums(op: SumPool, specs: tuple[TensorSpec, ...]) -> str | None:

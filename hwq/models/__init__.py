@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -61,12 +62,12 @@ def _from_file(path: Path, factory: str, classes: int, channels: int) -> nn.Modu
         make = getattr(module, factory, None)
         if not callable(make):
             raise InputError(f"{path}: has no function '{factory}'")
-        names = make.__code__.co_varnames[: make.__code__.co_argcount] if hasattr(make, "__code__") else ()
+        names = inspect.signature(make).parameters
         given = {"classes": classes, "channels": channels}
         model = make(**{k: v for k, v in given.items() if k in names})
     except InputError:
         raise
-    except Exception as error:  # user code
+    except (Exception, SystemExit) as error:  # user code
         raise InputError(f"{path}: {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(str(path.resolve().parent))

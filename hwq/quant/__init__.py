@@ -9,7 +9,7 @@ from hwq.quant.layers import QuantConv2d, QuantLinear
 from hwq.quant.methods import ACT_METHODS, WEIGHT_METHODS
 from hwq.quant.policy import Policy
 from hwq.quant.prepare import INPUT_QUANT, describe, prepare, table
-from hwq.quant.tracing import Kind, kind_of, trace, where
+from hwq.quant.tracing import Kind, kind_of, output_shape, trace, where
 
 __all__ = [
     "ACT_METHODS",
@@ -30,6 +30,7 @@ __all__ = [
     "estimate_norms",
     "kind_of",
     "off_tensors",
+    "output_shape",
     "prepare",
     "table",
     "trace",

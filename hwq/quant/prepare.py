@@ -15,7 +15,7 @@ from hwq.quant.contract import ActQuantizer, Quantizer, WeightQuantizer
 from hwq.quant.layers import QuantConv2d, QuantLinear
 from hwq.quant.methods import make_act, make_weight
 from hwq.quant.policy import Policy
-from hwq.quant.tracing import Kind, kind_of, owner, trace, where
+from hwq.quant.tracing import SHAPE, Kind, kind_of, owner, trace, where
 from hwq.quant.uniform import UniformAct
 
 INPUT_QUANT = "input_quant"
@@ -64,6 +64,10 @@ def _check(module: fx.GraphModule, kinds: dict[fx.Node, Kind]) -> None:
             child = module.get_submodule(str(node.target))
             if type(child) not in (nn.Conv2d, nn.Linear):
                 raise UnsupportedError(f"{where(node)}: {type(child).__name__} is already a special layer")
+            if isinstance(child, nn.Conv2d) and child.padding_mode != "zeros":
+                raise UnsupportedError(
+                    f"{where(node)}: padding_mode='{child.padding_mode}' is not supported; use 'zeros'"
+                )
 
 
 def _swap_layers(module: fx.GraphModule, kinds: dict[fx.Node, Kind], policy: Policy) -> None:
@@ -219,7 +223,7 @@ class _Placer:
             graph = self.module.graph
             with graph.inserting_after(node):
                 call = graph.create_node("call_module", name, (node,), name=name)
-            call.meta = {k: v for k, v in node.meta.items() if k != "tensor_meta"}
+            call.meta = {k: v for k, v in node.meta.items() if k != SHAPE}
             call.stack_trace = node.stack_trace
             for user in list(node.users):
                 if user is not call and self.kinds.get(user) is not Kind.SHAPE:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
+import traceback
 from collections.abc import Iterator
 from enum import Enum, auto
 from keyword import iskeyword
@@ -12,10 +13,12 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional
 
 from hwq.errors import UnsupportedError
+
+SHAPE = "hwq_shape"
+"""Key of a node's meta: the shape of its tensor for a batch of 2."""
 
 
 class Kind(Enum):
@@ -89,9 +92,22 @@ _METHODS: dict[str, Kind] = {
 
 
 class _Tracer(fx.Tracer):
-    """Keeps stack traces; torch.nn modules and their subclasses are leaves."""
+    """Keeps stack traces; torch.nn modules and their subclasses are leaves.
+
+    inside: paths of the modules whose forward is being traced; after a failure, of the one that failed.
+    """
 
     record_stack_traces = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside: list[str] = []
+
+    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        self.inside.append(self.path_of_module(m))
+        result = super().call_module(m, forward, args, kwargs)
+        self.inside.pop()
+        return result
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, tuple(_MODULES)) or super().is_leaf_module(m, module_qualified_name)
@@ -110,9 +126,11 @@ def trace(model: nn.Module, image_shape: tuple[int, int, int] | None = None) -> 
     except UnsupportedError:
         raise
     except Exception as error:  # user code runs in here and may raise anything
+        path = tracer.inside[-1] if tracer.inside else ""
+        place = _place(path or type(model).__name__, _frames(error))
         raise UnsupportedError(
-            f"cannot trace {type(model).__name__}: {error} (a forward that depends on tensor values "
-            "cannot become hardware)"
+            f"{place}: cannot trace this forward: {error} (one that depends on tensor values cannot become "
+            "hardware)"
         ) from error
     module = fx.GraphModule(tracer.root, graph, class_name=type(model).__name__)
     if image_shape is not None:
@@ -131,6 +149,13 @@ def _check_names(model: nn.Module) -> None:
                 )
 
 
+def output_shape(module: fx.GraphModule) -> tuple[int, ...]:
+    """(2, ...): shape of the network's output for two images. Needs a trace with an image shape."""
+    output = next(n for n in module.graph.nodes if n.op == "output")
+    shape: tuple[int, ...] = output.meta[SHAPE]
+    return shape
+
+
 def kind_of(module: fx.GraphModule, node: fx.Node) -> Kind:
     """Raises UnsupportedError for what hwq does not know, naming module path and source line."""
     match node.op:
@@ -143,7 +168,9 @@ def kind_of(module: fx.GraphModule, node: fx.Node) -> Kind:
             found = next((k for t, k in _MODULES.items() if isinstance(child, t)), None)
             what = type(child).__name__
         case "call_function":
-            if node.target in (getattr, operator.mul, operator.floordiv) or _of_shape(module, node):
+            folded = node.target in (operator.mul, operator.floordiv) and not node.all_input_nodes
+            size = node.target is getattr and node.args[1:] == ("shape",)
+            if folded or size or _of_shape(module, node):
                 return Kind.SHAPE
             found = _FUNCTIONS.get(node.target)
             what = getattr(node.target, "__name__", str(node.target))
@@ -176,16 +203,33 @@ _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 def where(node: fx.Node) -> str:
     """'layer1.0.act (net.py:12)': module path and source line, as far as they are known."""
     path = owner(node) or (str(node.target) if node.op == "call_module" else node.name)
-    torch_home, here = str(Path(torch.__file__).parent), str(Path(__file__).parent)
-    frames = [
-        (name, line)
-        for name, line in _FRAME.findall(node.stack_trace or "")
-        if not name.startswith((torch_home, here)) and not name.startswith("<")
-    ]
-    if not frames:
-        return f"'{path}'"
-    name, line = frames[-1]
-    return f"'{path}' ({Path(name).name}:{line})"
+    return _place(path, _FRAME.findall(node.stack_trace or ""))
+
+
+def _frames(error: BaseException) -> list[tuple[str, str]]:
+    """(file, line) of every call that led to the error."""
+    return [(f.filename, str(f.lineno)) for f in traceback.extract_tb(error.__traceback__)]
+
+
+def _place(path: str, frames: list[tuple[str, str]]) -> str:
+    """The path, and the innermost line that is neither torch's nor hwq's tracing."""
+    others = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
+    own = [(name, line) for name, line in frames if not name.startswith(others)]
+    return f"'{path}' ({Path(own[-1][0]).name}:{own[-1][1]})" if own else f"'{path}'"
+
+
+class _Shapes(fx.Interpreter):
+    """Notes every tensor's shape as its node's meta['hwq_shape']; names the node that does not fit."""
+
+    def run_node(self, n: fx.Node) -> Any:
+        try:
+            result = super().run_node(n)
+        except Exception as error:  # layers raise anything on a wrong shape
+            first = (str(error) or type(error).__name__).splitlines()[0]
+            raise UnsupportedError(f"{where(n)}: {first}") from error
+        if isinstance(result, torch.Tensor):
+            n.meta[SHAPE] = tuple(result.shape)
+        return result
 
 
 def _fold_shapes(module: fx.GraphModule, image_shape: tuple[int, int, int]) -> None:
@@ -196,16 +240,15 @@ def _fold_shapes(module: fx.GraphModule, image_shape: tuple[int, int, int]) -> N
     try:
         first = next(module.parameters(), torch.zeros(()))
         with torch.no_grad():
-            ShapeProp(module).propagate(torch.zeros(2, c, h, w, device=first.device, dtype=first.dtype))
-    except Exception as error:  # ShapeProp wraps whatever the network raised
-        cause = error.__cause__ or error
-        raise UnsupportedError(
-            f"the network does not take images of {h} x {w} x {c}: {str(cause).splitlines()[0]}"
-        ) from error
+            shapes = _Shapes(module)
+            shapes.extra_traceback = False  # it would rewrite the message
+            shapes.run(torch.zeros(2, c, h, w, device=first.device, dtype=first.dtype))
+    except UnsupportedError as error:
+        raise UnsupportedError(f"the network does not take images of {h} x {w} x {c}: {error}") from error
     finally:
         module.train(training)
     for node, dim, source in list(_shape_reads(module.graph)):
-        shape = source.meta["tensor_meta"].shape
+        shape = source.meta[SHAPE]
         if dim % len(shape) == 0:
             continue
         node.replace_all_uses_with(shape[dim])

@@ -19,9 +19,9 @@ from torch.nn import functional
 
 from hwq.data import DataSpec, Images, load_split, measure, normalisation
 from hwq.errors import HwqError, InputError
-from hwq.files import write_atomically
+from hwq.files import check_writable, write_atomically
 from hwq.models import build
-from hwq.quant import INPUT_QUANT, ActQuantizer, calibrate, estimate_norms, prepare
+from hwq.quant import INPUT_QUANT, ActQuantizer, calibrate, estimate_norms, output_shape, prepare
 from hwq.train.batches import Batches
 from hwq.train.checkpoint import (
     BEST,
@@ -142,7 +142,14 @@ class _Run:
         return build(self.recipe.model, self.meta.image_shape, len(self.meta.classes))
 
     def _prepared(self, model: nn.Module) -> nn.Module:
-        return prepare(model, self.recipe.policy, self.meta.image_shape)
+        module = prepare(model, self.recipe.policy, self.meta.image_shape)
+        shape, classes = output_shape(module), len(self.meta.classes)
+        if shape[1:] != (classes,):
+            raise InputError(
+                f"{self.recipe.model} yields {' x '.join(map(str, shape[1:])) or 'no'} values an image, but "
+                f"{self.recipe.data} has {classes} classes; a factory may take the argument `classes`"
+            )
+        return module
 
     def _start(self) -> nn.Module:
         model = self._build()
@@ -256,7 +263,13 @@ class _Run:
         self._finish(epoch, time.monotonic() - started, self.seen - seen_before)
 
     def _step(self, images: Tensor, labels: Tensor, rate: float) -> None:
-        logits = self.model(images)
+        try:
+            logits = self.model(images)
+        except ValueError as error:
+            if len(images) > 1:
+                raise
+            # a batch norm without spatial positions has nothing to average
+            raise InputError(f"a batch of 1 image is too small for this network: {error}") from error
         loss = functional.cross_entropy(logits, labels, label_smoothing=self.schedule.label_smoothing)
         value = float(loss.detach())
         if not math.isfinite(value):
@@ -343,6 +356,7 @@ def _device(name: str) -> torch.device:
 def _check_out(out: Path, resume: bool) -> None:
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file; --out takes a folder")
+    check_writable(out)
     if resume:
         load(out)
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -74,7 +75,9 @@ class Recipe:
     def __post_init__(self) -> None:
         if (self.mean is None) != (self.std is None):
             raise InputError("a recipe gives both mean and std, or neither")
-        if self.std is not None and min(self.std) <= 0:
+        if not all(math.isfinite(v) for v in (*(self.mean or ()), *(self.std or ()))):
+            raise InputError("mean and std must be finite numbers")
+        if self.std is not None and min(self.std, default=0) <= 0:
             raise InputError("std must be positive")
 
     @property
@@ -202,7 +205,7 @@ def _choose(name: str, value: str, known: tuple[str, ...]) -> None:
 
 def _atleast(name: str, value: float, least: float) -> None:
     if not value >= least or value == float("inf"):
-        raise InputError(f"{name} must be at least {least}, not {value}")
+        raise InputError(f"{name} must be a finite number, at least {least}, not {value}")
 
 
 def _plain(value: Any) -> Any:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,6 +121,18 @@ def _data_dependent(p: Place) -> Arguments:
     return ["train", "--model", f"{path}:make", "--epochs", 1, "--out", p.tmp / "new"]
 
 
+def _forward(code: str) -> Callable[[Place], Arguments]:
+    return lambda p: ["train", "--model", f"{_network(p, code)}:make", "--epochs", 1, "--out", p.tmp / "new"]
+
+
+def _factory(code: str) -> Callable[[Place], Arguments]:
+    def build(p: Place) -> Arguments:
+        (p.tmp / "net.py").write_text(f"def make():\n    {code}\n")
+        return ["train", "--model", f"{p.tmp / 'net.py'}:make", "--out", p.tmp / "new"]
+
+    return build
+
+
 def _broken_python(p: Place) -> Arguments:
     path = _network(p, "self.fc(")
     return ["train", "--model", f"{path}:make", "--epochs", 1, "--out", p.tmp / "new"]
@@ -168,7 +180,14 @@ TRAIN = [
     Case("unknown model", _train("--model", "resnet999"), 2, ("resnet999", "known")),
     Case("missing module", _train("--model", "/nowhere/net.py:make"), 2, ("net.py", "no such file")),
     Case("unsupported op", _unsupported, 3, ("sigmoid", "net.py:9")),
-    Case("data-dependent forward", _data_dependent, 3, ("cannot trace",)),
+    Case("data-dependent forward", _data_dependent, 3, ("'Net' (net.py:9)", "cannot trace")),
+    Case("scaled logits", _forward("self.fc(self.flatten(x)) * 2"), 3, ("net.py:9", "mul is not supported")),
+    Case("layer of another size", _forward("self.fc(x)"), 3, ("8 x 8 x 1", "'fc' (net.py:9)")),
+    Case("fewer logits than classes", _forward("self.fc(self.flatten(x))[:, :9]"), 2, ("9", "10 classes")),
+    Case("factory that exits", _factory("raise SystemExit(3)"), 2, ("net.py", "SystemExit")),
+    Case("factory without a module", _factory("return 3"), 2, ("returned int",)),
+    Case("std not a number", _train("--mean", ".5", "--std", "nan"), 2, ("finite",)),
+    Case("learning rate not a number", _train("--lr", "inf"), 2, ("lr", "finite")),
     Case("module with a syntax error", _broken_python, 2, ("net.py", "SyntaxError")),
     Case("weight bits out of range", _train("-w", 17), 2, ("weight_bits", "1..16")),
     Case("unknown method", _train("--acts", "relu9"), 2, ("relu9", "known")),
@@ -267,3 +286,45 @@ def test_a_full_disk_during_training_is_one_line(
     case = Case("full disk", _train(), 4, ("No space left on device",))
     check(hwq("train", "--model", "mlp", "--epochs", 1, "--out", place.tmp / "new"), case)
     assert list((place.tmp / "new").iterdir()) == []
+
+
+def test_a_batch_of_one_image_is_one_line(tmp_path: Path, hwq: Hwq) -> None:
+    done = hwq("train", "--model", "mlp", "--batch", 1, "--epochs", 1, "--out", tmp_path / "new")
+    check(done, Case("batch 1", _train(), 2, ("a batch of 1 image is too small",)))
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """mount(options) -> a file system of its own; skipped where this user may not mount one."""
+    place = tmp_path / "disk"
+    place.mkdir()
+
+    def mount(options: str) -> Path:
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)], capture_output=True, check=False
+        )
+        if done.returncode:
+            pytest.skip(f"cannot mount a tmpfs: {done.stderr.decode().strip()}")
+        return place
+
+    yield mount
+    subprocess.run(["umount", str(place)], capture_output=True, check=False)
+
+
+@pytest.mark.skipif(shutil.which("mount") is None, reason="no mount program")
+@pytest.mark.parametrize("options", ["size=64k", "ro"])
+def test_a_real_full_or_read_only_disk(
+    options: str, exported: Path, disk: Callable[[str], Path], hwq: Hwq
+) -> None:
+    place = disk(options)
+    says = "Read-only file system" if options == "ro" else "No space left on device"
+    for arguments in (
+        ["train", "--model", "mlp", "--epochs", 1, "--out", place / "new"],
+        ["export", exported, "--out", place / "hls"],
+        ["sweep", exported, "--images", 2, "--fixed", "8,auto", "--out", place / "new.csv"],
+        ["simulate", exported, "--build", "native", "--images", 2, "--trace", place / "trace.npz"],
+    ):
+        if options != "ro" and arguments[0] in ("sweep", "simulate"):
+            continue  # what they write fits
+        check(hwq(*arguments), Case(arguments[0], _train(), 4, (says, str(place))))
+    assert [path for path in place.rglob("*") if path.is_file() and path.suffix != ".toml"] == []

@@ -130,6 +130,24 @@ def _other_size(p: Place) -> Arguments:
     return ["simulate", p.run, "--data", f"folder:{p.images('data', size=(9, 7))}"]
 
 
+def _nested_manifest(p: Place) -> Arguments:
+    (p.run / "hls" / "project.json").write_text("[" * 100_000)
+    return ["simulate", p.run]
+
+
+def _path_outside(p: Place) -> Arguments:
+    path = p.run / "hls" / "project.json"
+    content = json.loads(path.read_text())
+    content["files"]["../../secret"] = ""
+    path.write_text(json.dumps(content))
+    return ["simulate", p.run]
+
+
+def _damaged_issues(p: Place) -> Arguments:
+    (p.run / "hls" / "issues.json").write_text('[{"op": 1}]')
+    return ["inspect", p.run / "hls"]
+
+
 def _never_exported(p: Place) -> Arguments:
     shutil.rmtree(p.run / "hls")
     return ["simulate", p.run]
@@ -143,6 +161,9 @@ SIMULATE = [
     Case("never exported", _never_exported, 2, ("hwq export",)),
     Case("no such run", lambda p: ["simulate", p.tmp / "missing"], 2, ("missing",)),
     Case("damaged manifest", _damaged_manifest, 2, ("project.json", "export the project again")),
+    Case("manifest nested without end", _nested_manifest, 2, ("project.json", "export the project again")),
+    Case("manifest with a path outside", _path_outside, 2, ("../../secret", "outside the project")),
+    Case("damaged issues", _damaged_issues, 2, ("issues.json", "export the project again")),
     Case("another ABI", _other_abi, 2, ("ABI", "export the project again")),
     Case("missing data", _simulate("--data", "folder:/nowhere"), 2, ("/nowhere",)),
     Case("images of another size", _other_size, 2, ("8x8x1",)),
@@ -279,3 +300,22 @@ def test_layer_names_that_torch_cannot_trace_are_refused(name: str, place: Place
     done = hwq("train", "--model", f"{net}:make", "--epochs", 1, "--out", place.tmp / "new")
     check(done, Case("name", _export(), 3, ("rename it", "torch.fx")))
     assert snapshot(place.tmp) == before
+
+
+def test_lossy_constants_are_known_to_the_project(place: Place, hwq: Hwq) -> None:
+    out = place.tmp / "my project"
+    done = hwq("export", place.run, "--fixed", "8,7", "--allow-lossy", "--out", out)
+    assert done.code == 0, done.err
+    assert f"next: hwq simulate '{out}'" in done.out
+    of_run = hwq("inspect", place.run, "--fixed", "8,7", "--json")
+    of_project = hwq("inspect", out, "--json")
+    assert of_project.code == 0, of_project.err
+    assert json.loads(of_project.out)["issues"] == json.loads(of_run.out)["issues"] != []
+
+
+def test_simulate_writes_a_page(project: Place, hwq: Hwq) -> None:
+    done = hwq("simulate", project.run, "--build", "native", "--images", 4)
+    assert done.code == 0, done.err
+    page = project.run / "hls" / "report.html"
+    assert done.out.splitlines()[-1] == f"report: {page}"
+    assert "PROVEN bit-exact" in page.read_text(encoding="utf-8")

@@ -72,7 +72,7 @@ def test_the_demo_twice(tmp_path: Path, hwq: Hwq) -> None:
     assert second.code == 0, second.err
     after = snapshot(out)
     assert after["notes.txt"] == before["notes.txt"]
-    assert set(after) == set(before)
+    assert set(after) == set(before) - {"hls/report.html"}  # simulate's page of the replaced project
     assert after["hls/graph.safetensors"] == before["hls/graph.safetensors"]  # the same integers on every run
     assert [path.name for path in tmp_path.iterdir()] == ["demo"]
 

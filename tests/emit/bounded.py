@@ -87,7 +87,8 @@ class Bounded:
         result = self.folder / "result"
         result.unlink(missing_ok=True)
         cut = [f"{name}={depth}" for name, depth in (depths or {}).items()]
-        command = [self.folder / "run", self.folder / "pixels", str(len(pixels)), result, *cut]
+        files = [str(self.folder / name) for name in ("run", "pixels")]
+        command = [*files, str(len(pixels)), str(result), *cut]
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
         if done.returncode == DEADLOCK:
             first, *blocked = done.stdout.splitlines()

@@ -10,7 +10,7 @@ from hwq.emit.fifo import SMALLEST, set_depths
 from hwq.emit.folding import complete, parse_fold
 from hwq.emit.kernels import KERNELS
 from hwq.emit.plan import Network, Process, Step, Stream
-from hwq.ir import Graph
+from hwq.ir import Graph, MaxPool
 from tests.emit.conftest import Maker, every_op, residual
 from tests.graphs import seeded_graph
 
@@ -36,7 +36,8 @@ def _blocking(processes: Sequence[Process], room: dict[Stream, int], images: int
     waiting = dict.fromkeys(room, 0)
     written = {s for p in processes for s in p.writes}
     read = {s for p in processes for s in p.reads}
-    active = [(s := steps(p), next(s), []) for p in processes]
+    active: list[tuple[Iterator[Step], Step, list[Stream]]]
+    active = [(source := steps(p), next(source), []) for p in processes]
     while active:
         moved = False
         still = []
@@ -112,3 +113,17 @@ def test_chains_keep_the_smallest_depth() -> None:
 def test_residual_depth_grows_with_the_branch() -> None:
     depths = [max(s.depth for s in _network(residual(n)).streams) for n in (1, 2, 3)]
     assert depths == sorted(set(depths))
+
+
+def test_a_strided_shortcut_waits_behind_its_subsampling() -> None:
+    """A quarter of the pixels is kept, so the FIFO is a quarter as deep as one before it."""
+    m = Maker((8, 16, 4))
+    trunk = m.requant("norm", m.input)
+    x = m.requant("act", m.conv("first", trunk, 4, 3, stride=2))
+    x = m.conv("second", x, 4, 3)
+    m.requant("sum", x, m.pool(MaxPool, "sub", trunk, 1, 2))
+    net = _network(m.finish())
+    deep = {s.name: s.depth for s in net.streams if s.depth > SMALLEST}
+    # the first sum needs pixel (1, 1) of the first convolution, and that row 3 of the trunk: the shortcut
+    # has kept rows 0 and 2 by then, 8 pixels each, where the trunk had 3 * 16 + 4
+    assert deep == {"w_sub": 16}

@@ -13,31 +13,33 @@ from hwq.emit import emit
 from tests.emit.conftest import every_op
 
 LINES = 300
+Rules = dict[str, tuple[set[str], set[str]]]
 # directive -> (options that stand alone, options with a value)
-VITIS = {
+VITIS: Rules = {
     "PIPELINE": (set(), {"II", "style"}),
     "UNROLL": (set(), set()),
     "ARRAY_PARTITION": (set(), {"variable", "type", "factor", "dim"}),
+    "ARRAY_RESHAPE": (set(), {"variable", "type", "factor", "dim"}),
     "BIND_STORAGE": (set(), {"variable", "type"}),
     "AGGREGATE": (set(), {"variable", "compact"}),
 }
-VIVADO = {
+VIVADO: Rules = {
     "PIPELINE": ({"enable_flush"}, {"II"}),
     "UNROLL": (set(), set()),
-    "ARRAY_PARTITION": ({"complete", "cyclic", "block", "kind"}, {"variable", "factor", "dim"}),
+    "ARRAY_PARTITION": ({"complete", "cyclic", "block"}, {"variable", "factor", "dim"}),
+    "ARRAY_RESHAPE": ({"complete", "cyclic", "block"}, {"variable", "factor", "dim"}),
     "RESOURCE": (set(), {"variable", "core"}),
     "DATA_PACK": (set(), {"variable"}),
 }
 # the same words in both dialects: may stand in generated code as they are
-COMMON = {
+COMMON: Rules = {
     "INTERFACE": ({"axis", "ap_ctrl_hs"}, {"port"}),
     "DATAFLOW": (set(), set()),
     "STREAM": (set(), {"variable", "depth"}),
 }
-Rules = dict[str, tuple[set[str], set[str]]]
 
 
-def _faults(text: str, rules: Rules) -> Iterator[str]:
+def faults(text: str, rules: Rules) -> Iterator[str]:
     """What is wrong with 'HLS DIRECTIVE option ...'."""
     head, directive, *options = text.split()
     if head != "HLS" or directive not in rules:
@@ -68,7 +70,7 @@ def test_dialects(dialect: str, rules: Rules) -> None:
     text = SOURCES[f"hls/hwq_pragmas_{dialect}.h"]
     found = re.findall(r"HWQ_PRAGMA\((.*)\)", text)
     assert found
-    assert [fault for pragma in found for fault in _faults(pragma, rules)] == []
+    assert [fault for pragma in found for fault in faults(pragma, rules)] == []
 
 
 def test_both_dialects_and_the_plain_build_define_the_same() -> None:
@@ -90,7 +92,7 @@ def test_plain_pragmas(name: str) -> None:
     for line in SOURCES[name].splitlines():
         if re.match(r"\s*#\s*pragma", line):
             assert line.startswith("#pragma HLS "), line
-            assert list(_faults(line.removeprefix("#pragma "), COMMON)) == []
+            assert list(faults(line.removeprefix("#pragma "), COMMON)) == []
 
 
 @pytest.mark.parametrize("name", sorted(SOURCES))
