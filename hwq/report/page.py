@@ -67,13 +67,16 @@ def write_report(path: Path | str, report: Report) -> Path:
 
 
 def _ladder(stages: tuple[Stage, ...]) -> list[tuple[Stage, float | None]]:
-    """Each stage with its difference, in points, from the one before it that was measured."""
+    """Each stage with its difference, in points, from the one before it measured on as many images."""
     rows: list[tuple[Stage, float | None]] = []
-    before: float | None = None
+    before: Stage | None = None
     for stage in stages:
-        known = stage.accuracy is not None and before is not None
-        rows.append((stage, stage.accuracy - before if known else None))  # type: ignore[operator]
-        before = stage.accuracy if stage.accuracy is not None else before
+        change = None
+        if stage.accuracy is not None:
+            if before is not None and before.accuracy is not None and before.images == stage.images:
+                change = stage.accuracy - before.accuracy
+            before = stage
+        rows.append((stage, change))
     return rows
 
 

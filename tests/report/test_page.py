@@ -20,8 +20,8 @@ FULL = Report(
     stages=(
         Stage(name="float", accuracy=50.0, images=3),
         Stage(name="fake-quant", accuracy=None),
-        Stage(name="integer", accuracy=25.0),
-        Stage(name="C++", accuracy=25.0),
+        Stage(name="integer", accuracy=25.0, images=3),
+        Stage(name="C++", accuracy=25.0, images=3),
     ),
     ops=(dataclasses.replace(OP, values=1234567),),
     constants=(
