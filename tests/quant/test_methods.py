@@ -65,7 +65,7 @@ def test_dorefa_gradient_is_that_of_tanh_over_max() -> None:
     (t / t.abs().max()).backward(g)
     assert w.grad is not None
     assert smooth.grad is not None
-    assert torch.allclose(w.grad, smooth.grad, rtol=1e-12)
+    assert torch.allclose(w.grad, smooth.grad, rtol=1e-12, atol=0)  # float64, another order of operations
 
 
 @pytest.mark.parametrize("signed", [False, True])
