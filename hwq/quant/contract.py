@@ -58,6 +58,9 @@ class WeightQuantizer(Quantizer):
         """(v, s): v real-valued codes of w's shape, differentiable; s the scale, () or (O,), w's dtype."""
         raise NotImplementedError
 
+    def start(self, w: Tensor) -> None:
+        """Set learned parameters from the weights that training starts with. Most methods have none."""
+
     def forward(self, w: Tensor) -> Tensor:
         """Fake-quantised weights codes * scale, in w's dtype."""
         if self.off:

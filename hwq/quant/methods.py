@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from hwq.errors import InputError
 from hwq.quant.contract import ActQuantizer, WeightQuantizer
 from hwq.quant.dorefa import DoReFa, Rescale
+from hwq.quant.lsq import LsqAct, LsqWeight
 from hwq.quant.pact import MPact, Pact
 from hwq.quant.uniform import UniformAct, UniformWeight
 
-WEIGHT_METHODS: dict[str, type[DoReFa] | type[UniformWeight]] = {"dorefa": DoReFa, "uniform": UniformWeight}
-ACT_METHODS: dict[str, type[MPact] | type[UniformAct]] = {
+WEIGHT_METHODS: dict[str, Callable[..., WeightQuantizer]] = {
+    "dorefa": DoReFa,
+    "lsq": LsqWeight,
+    "uniform": UniformWeight,
+}
+ACT_METHODS: dict[str, Callable[..., ActQuantizer]] = {
+    "lsq": LsqAct,
     "mpact": MPact,
     "pact": Pact,
     "uniform": UniformAct,
@@ -17,12 +25,12 @@ ACT_METHODS: dict[str, type[MPact] | type[UniformAct]] = {
 
 
 def make_weight(
-    method: str, bits: int, *, per_channel: bool = False, rescale: str = "none"
+    method: str, bits: int, *, per_channel: bool = False, channels: int = 1, rescale: str = "none"
 ) -> WeightQuantizer:
-    """A weight quantiser by name. Raises InputError for an unknown name."""
+    """A weight quantiser by name, for `channels` output channels. Raises InputError for an unknown name."""
     if method not in WEIGHT_METHODS:
         raise InputError(f"unknown weight method '{method}'; known: {', '.join(WEIGHT_METHODS)}")
-    return WEIGHT_METHODS[method](bits, per_channel=per_channel, rescale=Rescale(rescale))
+    return WEIGHT_METHODS[method](bits, per_channel=per_channel, channels=channels, rescale=Rescale(rescale))
 
 
 def make_act(method: str, bits: int, *, signed: bool) -> ActQuantizer:

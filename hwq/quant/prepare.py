@@ -85,13 +85,21 @@ def _swap_layers(module: fx.GraphModule, kinds: dict[fx.Node, Kind], policy: Pol
         rescale = policy.rescale
         if rescale == "auto":
             rescale = "none" if normed else "max"
-        quantizer = make_weight(policy.weight_method, bits, per_channel=policy.per_channel, rescale=rescale)
         child = module.get_submodule(target)
+        assert isinstance(child, nn.Conv2d | nn.Linear)
+        quantizer = make_weight(
+            policy.weight_method,
+            bits,
+            per_channel=policy.per_channel,
+            channels=child.weight.shape[0],
+            rescale=rescale,
+        )
+        if not quantizer.off:
+            quantizer.start(child.weight)
         new: nn.Module
         if isinstance(child, nn.Conv2d):
             new = QuantConv2d.of(child, quantizer)
         else:
-            assert isinstance(child, nn.Linear)
             new = QuantLinear.of(child, quantizer)
         new.train(child.training)
         parent, _, name = target.rpartition(".")

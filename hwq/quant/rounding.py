@@ -70,6 +70,19 @@ class _FakeQuant(torch.autograd.Function):
         return dx, ds, None, None, None
 
 
+class _ScaleGradient(torch.autograd.Function):
+    """The value itself; its gradient times a constant."""
+
+    @staticmethod
+    def forward(ctx: Any, s: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return s.view_as(s)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0] * ctx.factor, None
+
+
 def _between(g: Tensor, x: Tensor, lo: Tensor, hi: Tensor) -> Tensor:
     """g where lo < x < hi, else 0; lo, hi 0-dim. One pass on a CPU."""
     if x.is_cuda:  # reading a number back would stall the device
@@ -102,4 +115,10 @@ def sign_codes(v: Tensor) -> Tensor:
 def fake_quant(x: Tensor, scale: Tensor, lo: int, hi: int, *, inside: bool = False) -> Tensor:
     """x rounded to scale * (lo .. hi). `scale`: 0-dim tensor > 0; gradients as `_FakeQuant` states."""
     out: Tensor = _FakeQuant.apply(x, scale, lo, hi, inside)
+    return out
+
+
+def scale_gradient(s: Tensor, factor: float) -> Tensor:
+    """s unchanged to the bit; its gradient is multiplied by `factor`."""
+    out: Tensor = _ScaleGradient.apply(s, factor)
     return out

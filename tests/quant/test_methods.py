@@ -26,7 +26,7 @@ def test_weight_codes_are_what_training_sees(method: str, bits: int, per_channel
     torch.manual_seed(bits)
     w = torch.randn(6, 3, 2, 2, dtype=torch.float64) * 0.2
     for rescale in ("none", "std", "max"):
-        q = make_weight(method, bits, per_channel=per_channel, rescale=rescale)
+        q = make_weight(method, bits, per_channel=per_channel, channels=6, rescale=rescale)
         codes, scale = q.codes(w)
         assert codes.dtype == torch.int64
         assert scale.dtype == torch.float64
