@@ -11,14 +11,15 @@ WORKERS ?= 2
 N ?= 500
 RUN ?= runs/demo
 
-.PHONY: help demo test fuzz lint format bench docs check
+.PHONY: help demo test test-slow fuzz lint format bench docs check
 
 help:
 	@echo 'make demo          install, then the whole route on real digits (report in $(RUN))'
 	@echo 'make test          install, then the test suite'
+	@echo 'make test-slow     whole large networks at full size: minutes, 2 GB of memory'
 	@echo 'make fuzz N=500    random networks through Python and C++, compared at every op'
 	@echo 'make lint          ruff and mypy'
-	@echo 'make bench         speed of the simulators, beside other tools'
+	@echo 'make bench         speed of simulators and training, beside other tools'
 	@echo 'make docs          docs/cli.md from --help'
 
 demo: check $(VENV)/.installed
@@ -26,6 +27,10 @@ demo: check $(VENV)/.installed
 
 test: check $(VENV)/.installed-dev
 	@$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+# What the suite leaves out: whole large networks at full image size.
+test-slow: check $(VENV)/.installed-dev
+	@$(BIN)/python -m pytest -m slow $(ARGS)
 
 lint: check $(VENV)/.installed-dev
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
@@ -37,6 +42,7 @@ fuzz: check $(VENV)/.installed-dev
 bench: check $(VENV)/.installed-bench
 	@$(BIN)/python -m benchmarks.simulate
 	@$(BIN)/python -m benchmarks.hls
+	@$(BIN)/python -m benchmarks.training
 
 docs: check $(VENV)/.installed-dev
 	@$(BIN)/python docs/generate.py

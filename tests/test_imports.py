@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1] / "hwq"
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "files": set(),
+    "compiler": {"errors", "files"},
     "assets": {"errors"},
     "fixed": {"errors"},
     "ir": {"errors", "fixed"},
@@ -26,12 +27,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "lower": {"errors", "fixed", "ir", "quant"},
     "passes": {"errors", "fixed", "ir"},
     "simulate": {"errors", "fixed", "ir"},
+    "engine": {"assets", "compiler", "errors", "ir", "simulate"},
     "emit": {"assets", "errors", "fixed", "ir"},
-    "cosim": {"emit", "errors", "files", "ir", "serde", "simulate"},
+    "cosim": {"compiler", "emit", "engine", "errors", "files", "ir", "serde", "simulate"},
     "onnx": {"errors", "fixed", "ir"},
     "estimate": {"errors", "fixed", "ir"},
     "report": {"assets", "errors", "files", "fixed", "ir"},
-    "sweep": {"errors", "files", "fixed", "ir", "lower", "simulate"},
+    "sweep": {"engine", "errors", "files", "fixed", "ir", "lower", "simulate"},
 }
 TORCH = {"quant", "models", "data", "train", "lower", "simulate"}
 """Modules that may import torch; data only what torchvision's datasets need."""

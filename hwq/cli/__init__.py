@@ -10,7 +10,7 @@ import click
 from hwq import __version__
 from hwq.errors import HwqError
 
-COMMANDS = ("demo", "train", "evaluate", "export", "simulate", "sweep", "inspect", "doctor")
+COMMANDS = ("demo", "train", "calibrate", "evaluate", "export", "simulate", "sweep", "inspect", "doctor")
 
 
 class _LazyGroup(click.Group):

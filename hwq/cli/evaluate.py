@@ -24,7 +24,7 @@ def command(run: str, data: str | None, images: int | None, device: str, threads
     if threads is not None:
         torch.set_num_threads(threads)
     model, meta = restore(Path(run))
-    split = load_split(DataSpec.parse(data) if data else meta.data, "test")
+    split = load_split(DataSpec.parse(data, like=meta.data) if data else meta.data, "test")
     if split.shape != meta.image_shape:
         raise InputError(f"the images are {split.shape}, the network takes {meta.image_shape}")
     if len(split.classes) != len(meta.classes):

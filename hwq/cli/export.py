@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
 
-    from hwq.data import DataSpec, Images
+    from hwq.data import DataSpec, Split
     from hwq.emit.folding import Folding
     from hwq.ir import Graph
     from hwq.lower import Formats, Lowered
@@ -146,10 +146,10 @@ def _data_facts(meta: Meta, data: str | None) -> dict[str, Any]:
 def _spec(meta: Meta, data: str | None) -> DataSpec:
     from hwq.data import DataSpec
 
-    return DataSpec.parse(data) if data else meta.data
+    return DataSpec.parse(data, like=meta.data) if data else meta.data
 
 
-def _images(meta: Meta, data: str | None) -> tuple[Images | None, str]:
+def _images(meta: Meta, data: str | None) -> tuple[Split | None, str]:
     """The test split, or None and a note when training's data is not here; a wrong --data is an error."""
     from hwq.data import load_split
 
@@ -165,7 +165,7 @@ def _images(meta: Meta, data: str | None) -> tuple[Images | None, str]:
     return images, ""
 
 
-def _golden(images: Images | None, shape: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
+def _golden(images: Split | None, shape: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
     import numpy as np
 
     if images is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,7 +44,10 @@ class ConstantFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpFacts:
-    """One op. type, scale, low, high: its codes. sum_bits: width of the requantisation's exact sum."""
+    """One op. type, scale, low, high: its codes. sum_bits: width of the requantisation's exact sum.
+
+    folding: PE and SIMD of a layer of an exported project.
+    """
 
     name: str
     kind: str
@@ -59,6 +62,7 @@ class OpFacts:
     weight_high: int | None = None
     parameters: int = 0
     macs: int = 0
+    folding: tuple[int, ...] = ()
     sum_bits: int | None = None
     rounding: str = ""
     constants: tuple[ConstantFacts, ...] = ()
@@ -79,13 +83,32 @@ class OpFacts:
 @click.option("--off-bits", type=click.IntRange(1, 16), help="Codes for tensors that training left off.")
 @click.option("--data", help="Data for --off-bits. Default: the data of training.")
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
-def command(target: Path, as_json: bool, **options: Any) -> int:
+@click.option(
+    "--scales", is_flag=True, help="The scale and clipping value of every quantised tensor, nothing else."
+)
+@click.option(
+    "--csv",
+    "csv_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="With --scales: write them here, too, exactly, one line a scale.",
+)
+def command(target: Path, as_json: bool, scales: bool, csv_path: Path | None, **options: Any) -> int:
     """Show ops, shapes, widths, ranges and constants of TARGET.
 
-    TARGET is an exported project, or a run folder or checkpoint, which is lowered with --fixed first.
+    TARGET is an exported project, or a run folder or checkpoint, which is lowered with --fixed first. With
+    --scales it is a run folder or checkpoint, of a run that still trains, too.
     """
+    if not target.exists():
+        raise InputError(f"{target}: no such file or folder; give a project, a run folder or a checkpoint")
+    if scales:
+        from hwq.cli.scales import show_scales
+
+        show_scales(target, csv_path, as_json=as_json)
+        return 0
+    if csv_path is not None:
+        raise InputError("--csv writes scales: give --scales, too")
     graph, issues = _load(target, options)
-    facts = inspect_graph(graph, issues)
+    facts = inspect_graph(graph, issues, _folding(target))
     if as_json:
         listed = None if issues is None else [asdict(issue) for issue in issues]
         document = {"name": graph.name, "ops": [asdict(f) for f in facts], "issues": listed}
@@ -102,8 +125,6 @@ def _load(target: Path, options: dict[str, Any]) -> tuple[Graph, Sequence[Consta
     """
     from hwq.serde import GRAPH_JSON, load
 
-    if not target.exists():
-        raise InputError(f"{target}: no such file or folder; give a project, a run folder or a checkpoint")
     if (target / GRAPH_JSON).exists() or (target / "project.json").exists():
         return load(target), read_issues(target)
 
@@ -118,12 +139,27 @@ def _load(target: Path, options: dict[str, Any]) -> tuple[Graph, Sequence[Consta
     return run_passes(lowered.graph), lowered.report.issues
 
 
-def inspect_graph(graph: Graph, issues: Sequence[ConstantIssue] | None) -> list[OpFacts]:
-    """The facts of every op, in order."""
-    return [_facts(graph, op, issues) for op in graph]
+def _folding(target: Path) -> Mapping[str, Sequence[int]]:
+    """Op -> (PE, SIMD) of an exported project; empty where there is none."""
+    if not (target / "project.json").exists():
+        return {}
+    from hwq.cosim.manifest import read_manifest
+
+    found = read_manifest(target).raw.get("folding")
+    pairs = found.items() if isinstance(found, dict) else ()
+    return {op: pair for op, pair in pairs if isinstance(pair, list)}
 
 
-def _facts(graph: Graph, op: Op, issues: Sequence[ConstantIssue] | None) -> OpFacts:
+def inspect_graph(
+    graph: Graph, issues: Sequence[ConstantIssue] | None, folding: Mapping[str, Sequence[int]] | None = None
+) -> list[OpFacts]:
+    """The facts of every op, in order. folding: (PE, SIMD) of layers, where it is known."""
+    return [_facts(graph, op, issues, folding or {}) for op in graph]
+
+
+def _facts(
+    graph: Graph, op: Op, issues: Sequence[ConstantIssue] | None, folding: Mapping[str, Sequence[int]]
+) -> OpFacts:
     from hwq.ir import Conv2d, Linear, Requantize, requant_sum_bits
 
     extra: dict[str, Any] = {}
@@ -136,6 +172,7 @@ def _facts(graph: Graph, op: Op, issues: Sequence[ConstantIssue] | None) -> OpFa
                 "weight_high": int(op.weight.max()),
                 "parameters": int(op.weight.size),
                 "macs": op.macs,
+                "folding": tuple(folding.get(op.name, ())),
             }
         case Requantize():
             low, high = op.requant.lo, op.requant.hi
@@ -228,7 +265,9 @@ def _ops_table(name: str, facts: list[OpFacts]) -> Any:
     table = Table(title=Text(name))
     table.add_column("op", overflow="fold")
     table.add_column("kind")
-    for heading in ("shape", "type", "codes", "scale", "weights", "parameters", "MACs", "sum bits"):
+    folded = any(f.folding for f in facts)
+    columns = ("shape", "type", "codes", "scale", "weights", "parameters", "MACs", "sum bits")
+    for heading in (*columns, *(("PE, SIMD",) if folded else ())):
         table.add_column(heading, justify="right")
     for f in facts:
         weights = f"{f.weight_type} {f.weight_low}..{f.weight_high}" if f.weight_type else ""
@@ -243,6 +282,7 @@ def _ops_table(name: str, facts: list[OpFacts]) -> Any:
             f"{f.parameters:,}" if f.parameters else "",
             f"{f.macs:,}" if f.macs else "",
             "" if f.sum_bits is None else str(f.sum_bits),
+            *((", ".join(map(str, f.folding)),) if folded else ()),
         )
     return table
 

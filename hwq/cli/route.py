@@ -22,7 +22,8 @@ from hwq.cli.console import output
 from hwq.cli.export import ExportOptions, export_run
 from hwq.cli.reporting import assemble, read_metrics
 from hwq.cli.simulate import SimulateOptions, simulate_project
-from hwq.cosim.toolchain import find_compiler, find_headers
+from hwq.compiler import find_compiler
+from hwq.cosim.toolchain import find_headers
 from hwq.cosim.verdict import Report as Comparison
 from hwq.cosim.verdict import write_json
 from hwq.data import DataSpec, load_split

@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from hwq.cosim.manifest import Manifest
     from hwq.cosim.project import Batch
     from hwq.cosim.verdict import Report
+    from hwq.engine import Preference
     from hwq.ir import Graph
 
 PAGE = "report.html"
 _AP_IMAGES = 200
 _PAGE_IMAGES = 32
 _HERE = ("integer", "C++")
+_SIDES = {"torch": "Python", "native": "the native engine"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +36,7 @@ class SimulateOptions:
     threads: int = 1
     timeout: float = 1800.0
     accept: bool = False
+    engine: Preference = "torch"
 
 
 @click.command
@@ -53,6 +56,13 @@ class SimulateOptions:
 @click.option(
     "--timeout", type=click.FloatRange(min=1), default=1800, show_default=True, help="Seconds a batch."
 )
+@click.option(
+    "--engine",
+    type=click.Choice(["auto", "native", "torch"]),
+    default="torch",
+    show_default=True,
+    help="The Python side: torch shares no code with any C++; native is faster; auto: native if it runs.",
+)
 @click.option("--accept-edits", is_flag=True, help="Files changed since export are listed, not a failure.")
 @click.option(
     "--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Copy of the verdict."
@@ -65,6 +75,7 @@ def command(
     data: str | None,
     threads: int,
     timeout: float,
+    engine: Preference,
     accept_edits: bool,
     json_path: Path | None,
 ) -> int:
@@ -84,6 +95,7 @@ def command(
         threads=threads,
         timeout=timeout,
         accept=accept_edits,
+        engine=engine,
     )
     report = simulate_project(find_project(run), options, json_path)
     print_report(report)
@@ -132,6 +144,8 @@ def simulate_project(
             accepted=options.accept,
             threads=options.threads,
             timeout=options.timeout,
+            engine=options.engine,
+            note=lambda text: click.echo(f"note: {text}", err=True),
             progress=progress.update,
             sink=sink,
         )
@@ -183,13 +197,12 @@ def _batch(manifest: Manifest, options: SimulateOptions) -> Batch:
     from hwq.data import DataSpec, load_split
 
     recorded = manifest.raw.get("data")
-    fields = ("name", "root", "download")
     note = "the project records no data set"
     spec = None
+    if isinstance(recorded, dict) and recorded.get("name"):
+        spec = DataSpec.recorded(recorded)
     if options.data:
-        spec = DataSpec.parse(options.data)
-    elif isinstance(recorded, dict) and recorded.get("name"):
-        spec = DataSpec(**{key: recorded[key] for key in fields if key in recorded})
+        spec = DataSpec.parse(options.data, like=spec)
     if spec is not None:
         try:
             found = load_split(spec, "test")
@@ -251,7 +264,8 @@ def print_report(report: Report) -> None:
         table.add_row(Text(row.op), row.kind, *numbers, *cells, style=style)
     console = output()
     # not the table's title: that breaks long paths in two
-    title = Text(f"{report.project}: C++ ({report.build}) against Python, {report.images}")
+    side = _SIDES[report.reference]
+    title = Text(f"{report.project}: C++ ({report.build}) against {side}, {report.images}")
     console.print(title, soft_wrap=True)
     console.print(table)
     known = [(name, value) for name, value in report.accuracy.items() if value is not None]

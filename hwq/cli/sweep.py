@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from hwq.engine import Preference
     from hwq.sweep import Grid, GridPoint, Store
 
 DEFAULT = ("32,10", "24,10", "16,8", "16,6", "16,auto", "12,channel", "8,auto")
@@ -31,6 +32,13 @@ _CALIBRATION_IMAGES = 256
 @click.option("--data", help="Other data than the run's own: digits, cifar10[:ROOT] or folder:ROOT.")
 @click.option("--off-bits", type=click.IntRange(1, 16), help="Codes for tensors that training left off.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.")
+@click.option(
+    "--engine",
+    type=click.Choice(["auto", "native", "torch"]),
+    default="auto",
+    show_default=True,
+    help="Which exact simulator: compiled C++, torch, or the first that runs here. All give the same.",
+)
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Default: RUN/sweep.csv.")
 def command(
     run: Path,
@@ -41,6 +49,7 @@ def command(
     data: str | None,
     off_bits: int | None,
     threads: int | None,
+    engine: Preference,
     out: Path | None,
 ) -> None:
     """Measure RUN (a run folder or a checkpoint) at several formats of its constants.
@@ -56,7 +65,7 @@ def command(
     store = Store.open(out or (run if run.is_dir() else run.parent) / "sweep.csv")
     check_writable(store.csv_path.parent)
     grid = _grid(run, edge_fixed, rounding, images, data, off_bits)
-    rows = _run(grid, points, store, threads)
+    rows = _run(grid, points, store, threads, engine)
     _print(rows, store)
 
 
@@ -77,7 +86,7 @@ def _grid(
     edge = parse_edge(edge_fixed)
     path = find(run)
     model, meta = restore(path)
-    spec = DataSpec.parse(data) if data else meta.data
+    spec = DataSpec.parse(data, like=meta.data) if data else meta.data
     split = load_split(spec, "test")
     if split.shape != meta.image_shape:
         sizes = ("x".join(map(str, size)) for size in (meta.image_shape, split.shape))
@@ -129,7 +138,9 @@ def _calibration(spec: Any, meta: Any) -> list[Any]:
     return [Normalise(meta.mean, meta.std, "cpu")(torch.from_numpy(sample.pixels))]
 
 
-def _run(grid: Grid, points: Sequence[GridPoint], store: Store, threads: int | None) -> list[dict[str, Any]]:
+def _run(
+    grid: Grid, points: Sequence[GridPoint], store: Store, threads: int | None, engine: Preference
+) -> list[dict[str, Any]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -145,7 +156,10 @@ def _run(grid: Grid, points: Sequence[GridPoint], store: Store, threads: int | N
             bar.start_task(tasks[name])
             bar.update(tasks[name], completed=images)
 
-        return run_grid(grid, points, store, threads=threads, progress=progress)
+        def note(text: str) -> None:
+            console.print(f"note: {text}", soft_wrap=True, markup=False)
+
+        return run_grid(grid, points, store, threads=threads, engine=engine, progress=progress, note=note)
 
 
 def _print(rows: Sequence[dict[str, Any]], store: Store) -> None:

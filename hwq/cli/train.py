@@ -7,32 +7,37 @@ from typing import Any
 
 import click
 
+from hwq.cli.options import data_options, quant_options
+
 
 @click.command()
 @click.argument("recipe", required=False, type=click.Path(dir_okay=False))
 @click.option("--out", required=True, type=click.Path(), help="Run folder to make, or to go on with.")
-@click.option("--model", help="digits, mlp, toynet, resnet20, ... or module.py:factory.")
-@click.option("--data", help="digits, cifar10, cifar100, folder:/path.")
-@click.option("--download", is_flag=True, default=None, help="Fetch cifar10/cifar100 when missing.")
-@click.option("--float", "floating", is_flag=True, help="No quantisation at all.")
-@click.option("--weights", "weight_method", help="Weight method: dorefa, uniform.")
-@click.option("--acts", "act_method", help="Activation method: mpact, pact, uniform.")
-@click.option("-w", "weight_bits", type=int, help="Weight bits, 1..16, 32 = off.")
-@click.option("-a", "act_bits", type=int, help="Activation bits, 1..16, 32 = off.")
-@click.option("--first-bits", type=int, help="Weight bits of the first layer.")
-@click.option("--last-bits", type=int, help="Weight bits of the last layer.")
+@data_options
+@click.option("--float", "floating", is_flag=True, default=None, help="No quantisation at all.")
+@quant_options
 @click.option("--epochs", type=int, help="Passes over the training images.")
 @click.option("--lr", type=float, help="Peak learning rate.")
 @click.option("--batch", type=int, help="Images a step.")
+@click.option("--augment", metavar="HOW", help="crop-flip, crop, none, or resized-crop (with --size).")
 @click.option("--init-from", type=click.Path(), help="Checkpoint whose float parameters are the start.")
-@click.option("--mean", help="Per channel on the 0..1 scale, as in .485,.456,.406.")
-@click.option("--std", help="Per channel on the 0..1 scale.")
+@click.option("--pretrained", type=click.Path(), help="The same; of other classes, all but the last layer.")
 @click.option("--seed", type=int, help="Seed of everything random.")
+@click.option("--tensorboard", is_flag=True, default=None, help="Also write TensorBoard's event files.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out, exactly where it stopped.")
+@click.option("--evaluate", is_flag=True, help="No training: the test accuracy of the run in --out.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or auto.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.")
+@click.option("--workers", type=click.IntRange(min=0), help="Processes that decode images [one a CPU].")
 def command(
-    recipe: str | None, out: str, resume: bool, device: str, threads: int | None, **flags: Any
+    recipe: str | None,
+    out: str,
+    resume: bool,
+    evaluate: bool,
+    device: str,
+    threads: int | None,
+    workers: int | None,
+    **flags: Any,
 ) -> None:
     """Train a network, quantisation-aware, into the run folder --out.
 
@@ -42,22 +47,32 @@ def command(
     hwq train --data digits --out runs/digits
     hwq train examples/resnet20-w8a8.toml --data folder:/data/cifar10 --out runs/resnet20
     hwq train --resume --out runs/resnet20
+    torchrun --nproc-per-node 4 -m hwq train RECIPE.toml --out runs/four --device cuda
     """
     import torch
 
     from hwq.errors import InputError
-    from hwq.train import Rich, resume_recipe, train
+    from hwq.train import Rich, Silent, joined, resume_recipe, train
+    from hwq.train.flags import recipe_from_flags
 
     if threads is not None:
         torch.set_num_threads(threads)
-    given = {k: v for k, v in flags.items() if v is not None and v is not False}
-    if resume:
-        if recipe is not None or given:
-            raise InputError("--resume takes the run's own recipe: give only --out, --device and --threads")
-        chosen = resume_recipe(Path(out))
-    else:
-        from hwq.train.flags import recipe_from_flags
+    given = {k: v for k, v in flags.items() if v is not None and v != ()}
+    if evaluate:
+        if recipe is not None or given or resume:
+            raise InputError("--evaluate takes the run's own recipe: leave out RECIPE and all flags of it")
+        from hwq.cli.evaluate import command as evaluation
 
-        chosen = recipe_from_flags(recipe, given)
-    result = train(chosen, Path(out), resume=resume, device=device, reporter=Rich())
-    click.echo(f"{result.out}: test accuracy {result.accuracy:.2f}% (best epoch {result.best:.2f}%)")
+        click.get_current_context().invoke(evaluation, run=out, device=device, threads=threads)
+        return
+    if resume and recipe is None and given:
+        raise InputError("--resume takes the run's own recipe: leave out the flags that change it")
+    with joined(device) as world:
+        own = resume and recipe is None
+        chosen = resume_recipe(Path(out)) if own else recipe_from_flags(recipe, given)
+        reporter = Rich() if world.main else Silent()
+        result = train(
+            chosen, Path(out), resume=resume, device=device, reporter=reporter, world=world, workers=workers
+        )
+        if world.main:
+            click.echo(f"{result.out}: test accuracy {result.accuracy:.2f}% (best epoch {result.best:.2f}%)")

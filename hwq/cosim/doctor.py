@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hwq.cosim.toolchain import find_compiler, find_headers, probe, vendor_tools
+from hwq.compiler import find_compiler
+from hwq.cosim.toolchain import find_headers, probe, vendor_tools
 from hwq.errors import HwqError
 from hwq.files import cache_folder
 

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hwq.cosim.build import Build, Built, build, source_files
+from hwq.compiler import Built, find_compiler
+from hwq.cosim.build import Build, build, source_files
 from hwq.cosim.compare import accuracy
 from hwq.cosim.manifest import MANIFEST, Edit, Manifest
 from hwq.cosim.session import Sink, cosimulate
-from hwq.cosim.toolchain import find_compiler
 from hwq.cosim.verdict import Report
 from hwq.emit import Folding, Golden, Project, emit
+from hwq.engine import Engine, Preference, simulator
 from hwq.errors import InputError
 from hwq.ir import Graph
 from hwq.serde import dump, load
@@ -112,23 +113,26 @@ def verify_project(
     accepted: bool = False,
     threads: int = 1,
     timeout: float | None = 1800.0,
+    engine: Preference = "torch",
     progress: Callable[[int], None] = lambda done: None,
+    note: Callable[[str], None] = lambda text: None,
     sink: Sink | None = None,
 ) -> Report:
     """Compile the project, run the batch on both sides, and compare every op.
 
-    graph: the project's own, read from its files where it is not given. Raises ToolError (compiler,
-    crash), InputError (images of another size, a damaged project).
+    graph: the project's own, read from its files where it is not given. engine: what computes the Python
+    side (`note` hears of a fall-back); torch, the default, is independent of all C++. Raises ToolError
+    (compiler, crash), InputError (images of another size, a damaged project).
     """
     graph = graph or load(manifest.folder)
     _check_images(graph, batch)
     built = compile_project(manifest, kind)
-    simulator = Simulator(graph, threads=threads)
+    runner = simulator(graph, threads, engine, note=note)
     outcome = cosimulate(
         graph,
         built.library,
         batch.pixels,
-        lambda pixels: simulator.run(pixels, keep="all").outputs,
+        lambda pixels: runner.run(pixels, keep="all").outputs,
         workers=threads,
         timeout=timeout,
         progress=progress,
@@ -151,6 +155,7 @@ def verify_project(
         images=batch.what,
         verdict=outcome.verdict,
         seconds=outcome.seconds,
+        reference="native" if isinstance(runner, Engine) else "torch",
         edits=edits,
         accepted=accepted,
         accuracy=figures,

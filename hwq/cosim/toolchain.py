@@ -1,41 +1,20 @@
-"""Finds what compiles the C++: a compiler, AMD's headers, and (for the doctor only) Vitis or Vivado."""
+"""Finds what the C++ is compiled with: AMD's headers, and (for the doctor only) Vitis or Vivado."""
 
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 import subprocess
 import tempfile
 from dataclasses import dataclass
-from functools import cached_property
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
+from hwq.compiler import Compiler
 from hwq.errors import ToolError
 
 HEADERS = ("ap_int.h", "ap_fixed.h", "hls_stream.h")
-_COMPILERS = ("g++", "clang++", "c++")
 _VENDOR = ("vitis_hls", "vitis", "vivado_hls", "vivado")
-
-
-@dataclass(frozen=True)
-class Compiler:
-    """A C++ compiler: the command (with its own flags, from $CXX) and where it came from."""
-
-    command: tuple[str, ...]
-    origin: str
-
-    @cached_property
-    def version(self) -> str:
-        """First line of `--version`. Raises ToolError when the compiler does not run."""
-        try:
-            done = subprocess.run([*self.command, "--version"], capture_output=True, text=True, timeout=60)
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise ToolError(f"the compiler {' '.join(self.command)} does not run: {error}") from None
-        if done.returncode or not done.stdout.strip():
-            raise ToolError(f"the compiler {' '.join(self.command)} does not answer --version")
-        return done.stdout.splitlines()[0].strip()
 
 
 @dataclass(frozen=True)
@@ -44,20 +23,6 @@ class Headers:
 
     folder: Path
     origin: str
-
-
-def find_compiler() -> Compiler:
-    """$CXX, else g++, clang++ or c++ on the path. Raises ToolError."""
-    named = os.environ.get("CXX", "").split()
-    if named:
-        if shutil.which(named[0]) is None:
-            raise ToolError(f"$CXX names '{named[0]}', which is not there; unset CXX or install it")
-        return Compiler(tuple(named), "$CXX")
-    for name in _COMPILERS:
-        path = shutil.which(name)
-        if path:
-            return Compiler((path,), "PATH")
-    raise ToolError("no C++ compiler: install g++ (Debian: apt-get install g++) or set CXX")
 
 
 def find_headers() -> Headers:
@@ -89,17 +54,6 @@ def _no_headers(why: str) -> ToolError:
         f"AMD's headers ({', '.join(HEADERS)}) are missing: {why}; "
         "`pip install hls4ml`, or set XILINX_HLS to a Vitis HLS installation"
     )
-
-
-def cpu_name() -> str:
-    """What -march=native depends on: the CPU's model and flags, where the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return f"{platform.machine()} {platform.processor()}"
-    wanted = ("model name", "flags", "Features", "CPU part")
-    found = {line.split(":")[0].strip(): line for line in lines if line.startswith(wanted)}
-    return "\n".join([platform.machine(), *(found[key] for key in sorted(found))])
 
 
 def vendor_tools() -> dict[str, str]:

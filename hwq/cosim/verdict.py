@@ -15,7 +15,10 @@ from hwq.files import write_atomically
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """Passed means: no value differs and every file is as generated, or the edits were accepted."""
+    """Passed means: no value differs and every file is as generated, or the edits were accepted.
+
+    reference: what computed the Python side, `torch` or `native`.
+    """
 
     project: str
     build: str
@@ -25,6 +28,7 @@ class Report:
     images: str
     verdict: Verdict
     seconds: float
+    reference: str = "torch"
     edits: Sequence[Edit] = ()
     accepted: bool = False
     accuracy: Mapping[str, float | None] = field(default_factory=dict)
@@ -46,6 +50,7 @@ class Report:
             "compile_cpu_seconds": self.compile_seconds,
             "compile_cached": self.cached,
             "images": self.images,
+            "reference": self.reference,
             "samples": self.verdict.samples,
             "values": self.verdict.values,
             "mismatches": self.verdict.mismatches,

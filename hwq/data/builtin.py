@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hwq.data.spec import DataSpec, Images
+from hwq.data.images import Images
+from hwq.data.spec import DataSpec
 from hwq.errors import InputError
 from hwq.files import cache_folder
 

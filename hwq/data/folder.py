@@ -1,142 +1,173 @@
-"""Image folders: root/train/<class>/*.jpg and root/test (or val). Decoded once, then cached."""
+"""Folders of images: decoded once and kept in memory, or, where they do not fit, decoded as they are used."""
 
 from __future__ import annotations
 
-import hashlib
 import os
-import tempfile
-import zipfile
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
-from hwq.data.spec import Images
+from hwq.data.cache import Arrays, read_cache, write_cache
+from hwq.data.decode import Pixels, View, read
+from hwq.data.files import Files
+from hwq.data.images import Images
+from hwq.data.listing import Listing, list_split
+from hwq.data.spec import DataSpec
 from hwq.errors import InputError
-from hwq.files import cache_folder
 
-_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".gif", ".tif", ".tiff"})
+_GIB = 1 << 30
 _CHUNK = 256
+_PROBED = 100
+_CHECKED = 10_000
+"""Files that are all read once before they are used; the result is cached."""
 
-Pixels = npt.NDArray[np.uint8]
+T = TypeVar("T")
 
 
-def load_folder(root: Path, split: str) -> Images:
-    """One split. Classes are the sorted folder names of `train`. Raises InputError naming the file."""
-    folder = _split_folder(root, split)
-    classes = _classes(folder)
-    if split != "train" and (root / "train").is_dir():
-        expected = _classes(root / "train")
-        if classes != expected:
-            odd = sorted(set(classes) ^ set(expected))
-            raise InputError(f"{folder}: its classes differ from those of train ('{odd[0]}')")
-    files, labels = _files(folder, classes)
-    key = _key(folder, files)
-    pixels = _read_cache(key, len(files))
+def load_folder(
+    spec: DataSpec, split: str, *, files: bool = False, workers: int | None = None
+) -> Images | Files:
+    """One split, in memory when it fits. files: decode while used, whatever it takes; workers: see `Files`.
+
+    Raises InputError naming the file that is missing, damaged or of another size: here, or when it is used
+    where more than `_CHECKED` files are not held in memory and `skip_bad` is not set.
+    """
+    if not spec.root:
+        raise InputError(f"{spec.name}: where is it? Name its folder, as in --data {spec.name}:/path")
+    listing, view = list_split(Path(spec.root), split), spec.view
+    height, width = (view.size, view.size) if view.size is not None else _probe(listing)
+    shape = (height, width, view.channels or 3)
+    if not files and len(listing) * height * width * shape[2] <= spec.memory * _GIB:
+        return _in_memory(listing, view, spec.skip_bad)
+    left_out: tuple[str, ...] = ()
+    if spec.skip_bad or len(listing) <= _CHECKED:
+        bad = _cached(listing, "check", lambda: _check(listing))["bad"]
+        left_out = tuple(listing.path(i) for i in bad)
+        if left_out and not spec.skip_bad:
+            read(left_out[0], View())  # says what is wrong with it
+        if len(bad) == len(listing):
+            raise _none(listing)
+        listing = listing.without(bad)
+    return Files(
+        listing=listing,
+        view=replace(view, channels=shape[2]),
+        shape=shape,
+        limit=int(max(spec.memory, 1.0) * _GIB),
+        workers=workers,
+        left_out=left_out,
+    )
+
+
+def _probe(listing: Listing) -> tuple[int, int]:
+    """(H, W) of the first file whose header can be read; (0, 0) leaves the complaint to the decoding."""
+    for index in range(min(len(listing), _PROBED)):
+        try:
+            with Image.open(listing.path(index)) as image:
+                return image.height, image.width
+        except Exception:  # Pillow raises anything on a damaged file
+            continue
+    return 0, 0
+
+
+def _in_memory(listing: Listing, view: View, skip: bool) -> Images:
+    stored = _cached(listing, f"{view} {skip}", lambda: _decode(listing, view, skip))
+    pixels, bad = stored["pixels"], stored["bad"]
+    return Images(
+        pixels=pixels,
+        labels=listing.without(bad).labels,
+        classes=listing.classes,
+        left_out=tuple(listing.path(i) for i in bad),
+    )
+
+
+def _cached(listing: Listing, how: str, make: Callable[[], Arrays]) -> Arrays:
+    key = listing.key(how)
+    stored = read_cache(key)
+    if stored is None or not _whole(stored, len(listing)):
+        stored = make()
+        write_cache(key, stored)
+    return stored
+
+
+def _whole(stored: Arrays, count: int) -> bool:
+    if "bad" not in stored or stored["bad"].ndim != 1:
+        return False
+    pixels = stored.get("pixels")
     if pixels is None:
-        pixels = _decode(files)
-        _write_cache(key, pixels)
-    return Images(pixels=pixels, labels=np.array(labels, dtype=np.int64), classes=tuple(classes))
+        return True
+    return pixels.dtype == np.uint8 and pixels.ndim == 4 and len(pixels) + len(stored["bad"]) == count
 
 
-def _split_folder(root: Path, split: str) -> Path:
-    if not root.is_dir():
-        raise InputError(f"{root}: no such folder")
-    names = ("train",) if split == "train" else ("test", "val")
-    for name in names:
-        if (root / name).is_dir():
-            return root / name
-    raise InputError(f"{root}: has no folder '{names[0]}' (expected {names[0]}/<class>/*.jpg)")
+def _check(listing: Listing) -> Arrays:
+    """The indices of the files that cannot be read whole."""
+    bad = [index for index, _, error in _each(listing, View(), keep=False) if error is not None]
+    return {"bad": np.array(bad, dtype=np.int64)}
 
 
-def _classes(folder: Path) -> list[str]:
-    names = sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith("."))
-    if not names:
-        raise InputError(f"{folder}: has no class folders (expected {folder.name}/<class>/*.jpg)")
-    return names
-
-
-def _files(folder: Path, classes: list[str]) -> tuple[list[os.DirEntry[str]], list[int]]:
-    files: list[os.DirEntry[str]] = []
-    labels: list[int] = []
-    for label, name in enumerate(classes):
-        found = [e for e in os.scandir(folder / name) if Path(e.name).suffix.lower() in _SUFFIXES]
-        if not found:
-            raise InputError(f"{folder / name}: has no images ({', '.join(sorted(_SUFFIXES)[:4])}, ...)")
-        found.sort(key=lambda e: e.name)
-        files += found
-        labels += [label] * len(found)
-    return files, labels
-
-
-def _decode(files: list[os.DirEntry[str]]) -> Pixels:
-    chunks = [files[i : i + _CHUNK] for i in range(0, len(files), _CHUNK)]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        decoded = [image for chunk in pool.map(_decode_some, chunks) for image in chunk]
-    size = decoded[0].shape[:2]
-    for entry, image in zip(files, decoded, strict=True):
-        if image.shape[:2] != size:
+def _decode(listing: Listing, view: View, skip: bool) -> Arrays:
+    """pixels: uint8 (N, H, W, C) of the files that can be read; bad: indices of the others."""
+    pixels: Pixels | None = None
+    first, bad, grey, count = "", list[int](), True, 0
+    for index, image, error in _each(listing, view, keep=True):
+        if error is not None:
+            if not skip:
+                raise error
+            bad.append(index)
+            continue
+        if pixels is None:
+            first = Path(listing.path(index)).name
+            pixels = np.empty((len(listing), *image.shape[:2], view.channels or 3), dtype=np.uint8)
+        if image.shape[:2] != pixels.shape[1:3]:
             raise InputError(
-                f"{entry.path}: is {image.shape[1]} x {image.shape[0]} pixels, but {files[0].name} is "
-                f"{size[1]} x {size[0]}; all images must have one size"
+                f"{listing.path(index)}: is {image.shape[1]} x {image.shape[0]} pixels, but {first} is "
+                f"{pixels.shape[2]} x {pixels.shape[1]}; all images must have one size, or set size "
+                "(--size) to scale them"
             )
-    if all(image.shape[2] == 1 for image in decoded):
-        return np.stack(decoded)
-    return np.stack([np.broadcast_to(image, (*size, 3)) for image in decoded])
+        pixels[count] = image  # one grey channel fills all three
+        grey, count = grey and image.shape[2] == 1, count + 1
+    if pixels is None:
+        raise _none(listing)
+    pixels = pixels[:count]
+    if grey and view.channels is None:
+        pixels = np.ascontiguousarray(pixels[..., :1])
+    return {"pixels": pixels, "bad": np.array(bad, dtype=np.int64)}
 
 
-def _decode_some(files: list[os.DirEntry[str]]) -> list[Pixels]:
-    return [_decode_one(entry.path) for entry in files]
+def _none(listing: Listing) -> InputError:
+    return InputError(f"{listing.folder}: none of its {len(listing)} images can be read")
 
 
-def _decode_one(path: str) -> Pixels:
-    """(H, W, 1) for a greyscale file, else (H, W, 3)."""
-    try:
-        with Image.open(path) as image:
-            grey = image.mode in ("L", "1")
-            array = np.asarray(image.convert("L" if grey else "RGB"), dtype=np.uint8)
-    except Exception as error:  # Pillow raises anything on a damaged file
-        raise InputError(f"{path}: cannot read this image ({error})") from error
-    return array[:, :, None] if grey else array
+def _each(listing: Listing, view: View, *, keep: bool) -> Iterator[tuple[int, Pixels, InputError | None]]:
+    """(index, pixels, what is wrong with the file), in order, by threads. No pixels unless `keep`."""
+    nothing = np.zeros((0, 0, 3), dtype=np.uint8)
+
+    def some(first: int) -> list[tuple[int, Pixels, InputError | None]]:
+        found: list[tuple[int, Pixels, InputError | None]] = []
+        for index in range(first, min(first + _CHUNK, len(listing))):
+            try:
+                image = read(listing.path(index), view)
+                found.append((index, image if keep else nothing, None))
+            except InputError as error:
+                found.append((index, nothing, error))
+        return found
+
+    starts = range(0, len(listing), _CHUNK)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for chunk in _watched(pool.map(some, starts), len(starts), f"reading {listing.folder}"):
+            yield from chunk
 
 
-# -- cache ---------------------------------------------------------------------------------------
+def _watched(items: Iterator[T], total: int, what: str) -> Iterator[T]:
+    """The items, with a progress bar where someone looks at the terminal."""
+    from rich.console import Console
+    from rich.progress import track
 
-
-def _key(folder: Path, files: list[os.DirEntry[str]]) -> str:
-    """<hash of the path>-<hash of every name, size and time>: the first part finds outdated entries."""
-    where = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
-    digest = hashlib.sha256(str(len(files)).encode())
-    for entry in files:
-        stat = entry.stat()
-        digest.update(f"{entry.path}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
-    return f"{where}-{digest.hexdigest()[:32]}"
-
-
-def _read_cache(key: str, count: int) -> Pixels | None:
-    path = cache_folder() / f"{key}.npz"
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            pixels: Pixels = stored["pixels"]  # the zip's checksum is verified here
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None
-    return pixels if pixels.dtype == np.uint8 and pixels.ndim == 4 and len(pixels) == count else None
-
-
-def _write_cache(key: str, pixels: Pixels) -> None:
-    """Best effort: a full or read-only disk only costs the decoding next time."""
-    folder = cache_folder()
-    temporary = ""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=folder, suffix=".part")
-        with os.fdopen(handle, "wb") as stream:
-            np.savez(stream, pixels=pixels)
-        for old in folder.glob(f"{key.split('-')[0]}-*.npz"):
-            old.unlink(missing_ok=True)
-        Path(temporary).replace(folder / f"{key}.npz")
-    except OSError:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
+    console = Console(stderr=True)
+    yield from track(
+        items, what, total, console=console, transient=True, disable=not console.is_terminal or total < 4
+    )

@@ -1,4 +1,4 @@
-"""Networks by name, and a user's own by `module.py:factory`. All plain torch modules."""
+"""Networks by name, torchvision's, and a user's own by `module.py:factory`. All plain torch modules."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from hwq.models.mobilenet import MobileNetV2
 from hwq.models.resnet import ResNet
 from hwq.models.small import MLP, DigitsNet
 from hwq.models.toynet import ToyNet
+from hwq.models.vision import NAMES as VISION
+from hwq.models.vision import PREFIX, build_vision
 
 Shape = tuple[int, int, int]
 """(H, W, C) of an image."""
@@ -37,15 +39,27 @@ MODELS: dict[str, Callable[[Shape, int], nn.Module]] = {
 def build(name: str, image_shape: Shape, classes: int) -> nn.Module:
     """A fresh network taking images (N, C, H, W). image_shape: (H, W, C).
 
-    name: one of `MODELS`, or 'path/module.py:factory' where factory() returns an nn.Module; it may take
-    the keyword arguments `classes` and `channels`. Runs that file's code. Raises InputError.
+    name: one of `MODELS` or `VISION`, 'torchvision:NAME' for any other of torchvision's classification
+    networks, or 'path/module.py:factory' where factory() returns an nn.Module; it may take the keyword
+    arguments `classes` and `channels`. Runs that file's code. Raises InputError.
     """
     if name in MODELS:
         return MODELS[name](image_shape, classes)
+    if name in VISION or name.startswith(PREFIX):
+        return build_vision(name.removeprefix(PREFIX), image_shape, classes)
     path, colon, factory = name.rpartition(":")
     if not colon or not path.endswith(".py"):
-        raise InputError(f"unknown model '{name}'; known: {', '.join(MODELS)}, or module.py:factory")
+        known = ", ".join((*MODELS, *VISION))
+        raise InputError(f"unknown model '{name}'; known: {known}, {PREFIX}NAME, or module.py:factory")
     return _from_file(Path(path), factory, classes, image_shape[2])
+
+
+def located(name: str, base: Path | None = None) -> str:
+    """A model's name with the path of module.py:factory made absolute, from `base`; others as they are."""
+    path, _, factory = name.rpartition(":")
+    if not path.endswith(".py"):
+        return name
+    return f"{((base or Path()) / Path(path).expanduser()).resolve()}:{factory}"
 
 
 def _from_file(path: Path, factory: str, classes: int, channels: int) -> nn.Module:

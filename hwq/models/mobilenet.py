@@ -70,6 +70,7 @@ class MobileNetV2(nn.Module):
         self.head = nn.Sequential(*_conv_norm(width, 1280), nn.ReLU(inplace=True))
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.linear = nn.Linear(1280, classes)
+        self.bit_entries = ("stem", *(f"blocks.{i}" for i in range(len(blocks))), "head", "linear")
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.head(self.blocks(self.stem(x)))

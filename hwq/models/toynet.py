@@ -50,6 +50,7 @@ class ToyNet(nn.Module):
         self.header = nn.Sequential(nn.Conv2d(width, 512, 1, bias=False), nn.BatchNorm2d(512))
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.linear = nn.Linear(512, classes)
+        self.bit_entries = ("stem", *(f"blocks.{i}" for i in range(len(blocks))), "header", "linear")
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.header(self.blocks(self.stem(x)))

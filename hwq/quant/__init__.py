@@ -3,12 +3,16 @@
 `prepare` turns a plain torch network into one; `contract` says what a method supplies.
 """
 
-from hwq.quant.calibrate import calibrate, calibrate_off, estimate_norms, off_tensors
+from hwq.quant.calibrate import calibrate, calibrate_off, off_tensors
 from hwq.quant.contract import MAX_BITS, OFF, ActQuantizer, Quantizer, WeightQuantizer
+from hwq.quant.describe import Row, describe, summary, table
 from hwq.quant.layers import QuantConv2d, QuantLinear
 from hwq.quant.methods import ACT_METHODS, WEIGHT_METHODS
-from hwq.quant.policy import Policy
-from hwq.quant.prepare import INPUT_QUANT, describe, prepare, table
+from hwq.quant.norms import estimate_norms
+from hwq.quant.placing import INPUT_QUANT
+from hwq.quant.policy import LayerRule, Policy
+from hwq.quant.prepare import prepare
+from hwq.quant.ranges import Ranges
 from hwq.quant.tracing import Kind, kind_of, output_shape, trace, where
 
 __all__ = [
@@ -19,10 +23,13 @@ __all__ = [
     "WEIGHT_METHODS",
     "ActQuantizer",
     "Kind",
+    "LayerRule",
     "Policy",
     "QuantConv2d",
     "QuantLinear",
     "Quantizer",
+    "Ranges",
+    "Row",
     "WeightQuantizer",
     "calibrate",
     "calibrate_off",
@@ -32,6 +39,7 @@ __all__ = [
     "off_tensors",
     "output_shape",
     "prepare",
+    "summary",
     "table",
     "trace",
     "where",

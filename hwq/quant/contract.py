@@ -6,6 +6,8 @@ clamping, codes and types are here, so that training and the lowered integers ca
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +22,9 @@ MAX_BITS = 16
 
 class Quantizer(nn.Module):
     """Bits and type of one quantised tensor. `bits` 1..16, or 32 = off (passes floats through)."""
+
+    method = ""
+    """Its name in recipes, where `hwq.quant.methods` made it."""
 
     def __init__(self, bits: int, signed: bool) -> None:
         super().__init__()
@@ -78,27 +83,36 @@ class WeightQuantizer(Quantizer):
     def _round(self, v: Tensor) -> Tensor:
         return sign_codes(v) if self.bits == 1 else round_clamp(v, self.type.lo, self.type.hi)
 
+    def whole(self, value: float, channels: int) -> Tensor:
+        """A value for the tensor, shape (), or for each output channel, shape (channels,)."""
+        return torch.full((channels,) if self.per_channel else (), value)
+
+    def rows(self, w: Tensor) -> Tensor:
+        """|w| as one row (1, N), or as a row for each output channel (O, N/O)."""
+        return w.abs().flatten(1) if self.per_channel else w.abs().reshape(1, -1)
+
+    def each(self, rows: Tensor) -> Tensor:
+        """One value a row of `rows`, shape (1,) or (O,) -> shape () or (O,), never 0."""
+        return (rows if self.per_channel else rows.squeeze(0)).clamp_min(1e-12)
+
     def reduced(self, w: Tensor) -> Tensor:
         """max|w| over the tensor, shape (), or over each output channel, shape (O,); never 0."""
-        size = w.abs()
-        top = size.flatten(1).amax(1) if self.per_channel else size.amax()
-        return top.clamp_min(1e-12)
+        return self.each(self.rows(w).amax(1))
+
+    def mean_size(self, w: Tensor) -> Tensor:
+        """mean|w|, shapes as of `reduced`; never 0."""
+        return self.each(self.rows(w).mean(1))
 
 
 class ActQuantizer(Quantizer):
-    """Activations of any shape -> scale * codes. A method implements `step` and `set_bound`.
+    """Activations of any shape -> scale * codes. A method implements `step`, `set_bound`, maybe `quantise`.
 
-    `calibrating` is set by `hwq.quant.calibrate`: the tensor passes through and is recorded.
+    While `observer` is set (`hwq.quant.calibrate`), it is shown the tensor, which passes through as it is.
     """
-
-    inside = False
-    """Whether the scale's gradient has LSQ's term inside the range."""
 
     def __init__(self, bits: int, *, signed: bool) -> None:
         super().__init__(bits, signed)
-        self.calibrating = False
-        self.samples: list[Tensor] = []
-        self.peak = 0.0
+        self.observer: Callable[[Tensor], object] | None = None
 
     def step(self) -> Tensor:
         """The scale as a 0-dim tensor > 0 in float32, differentiable where it is learned."""
@@ -110,12 +124,18 @@ class ActQuantizer(Quantizer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Fake-quantised activations, in x's dtype."""
-        if self.calibrating:
-            self._record(x)
+        if self.observer is not None:
+            self.observer(x)
             return x
         if self.off:
             return x
-        return fake_quant(x, self.step(), self.type.lo, self.type.hi, inside=self.inside)
+        if x.dtype.itemsize < 4:  # half precision cannot tell which code a value is nearest to
+            return self.quantise(x.float()).to(x.dtype)
+        return self.quantise(x)
+
+    def quantise(self, x: Tensor) -> Tensor:
+        """Codes * scale, with the method's gradients. float32 or float64."""
+        return fake_quant(x, self.step(), self.type.lo, self.type.hi)
 
     @torch.no_grad()
     def scale(self) -> float:
@@ -125,15 +145,6 @@ class ActQuantizer(Quantizer):
     def bound(self) -> float:
         """The largest value that codes can show."""
         return self.scale() * self.type.hi
-
-    @torch.no_grad()
-    def _record(self, x: Tensor) -> None:
-        flat = x.detach().flatten()
-        # an odd stride: a power of two would fall on the same channel again and again
-        stride = max(1, flat.numel() // 16384) | 1
-        self.samples.append(flat[::stride].float().cpu())
-        low = 0.0 if not self.signed else -float(flat.min())
-        self.peak = max(self.peak, float(flat.max()), low)
 
 
 def spread(s: Tensor, w: Tensor) -> Tensor:

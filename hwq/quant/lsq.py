@@ -7,62 +7,80 @@ import math
 import torch
 from torch import Tensor, nn
 
-from hwq.quant.contract import ActQuantizer, WeightQuantizer, spread
-from hwq.quant.rounding import scale_gradient
-
-_LEAST = 1e-8
-"""A step that training drives through zero comes back on the other side: |raw|, never below this."""
+from hwq.quant.contract import WeightQuantizer, spread
+from hwq.quant.observing import ObservingAct, agreed
+from hwq.quant.ranges import Ranges, Sample
+from hwq.quant.rounding import fake_quant, gradient_factor, learned_step, round_clamp
 
 
 class LsqWeight(WeightQuantizer):
     """q = rd(clamp(w/s, -R, R)), s learned, per tensor () or per output channel (O,).
 
-    ds = rd(w/s) - w/s inside, -R or R outside; dw = g inside, 0 outside. The gradient of s is scaled by
-    1/sqrt(N R), N the number of weights that share it; s starts at 2 mean|w| / sqrt(R).
+    ds = rd(w/s) - w/s inside, -R or R outside; dw = g inside, 0 outside; |w/s| = R is outside. The
+    gradient of s is multiplied by 1/sqrt(N R), N weights share it; s starts at 2 mean|w| / sqrt(R). With
+    1 bit q = sign(w), ds = q, and s starts at mean|w|.
     """
-
-    raw: Tensor
 
     def __init__(self, bits: int, *, per_channel: bool = False, channels: int = 1, **_: object) -> None:
         super().__init__(bits, per_channel=per_channel)
-        self.raw = nn.Parameter(torch.ones(channels) if per_channel else torch.tensor(1.0))
+        self.raw = nn.Parameter(self.whole(1.0, channels), requires_grad=not self.off)
 
     def normalise(self, w: Tensor) -> tuple[Tensor, Tensor]:
-        s = self.raw.abs().clamp_min(_LEAST).to(w.dtype)
-        shared = w.numel() // s.numel()
-        s = scale_gradient(s, 1 / math.sqrt(max(shared * self.type.hi, 1)))
-        return w / spread(s, w), s
+        factor = gradient_factor(w.numel() // self.raw.numel(), self.type.hi)
+        s = learned_step(self.raw.to(w.dtype), factor)
+        # one bit has no rounding: only codes * s depends on s
+        return w / spread(s.detach() if self.bits == 1 else s, w), s
 
     @torch.no_grad()
     def start(self, w: Tensor) -> None:
-        size = w.detach().abs()
-        mean = size.flatten(1).mean(1) if self.per_channel else size.mean()
-        start = mean if self.bits == 1 else 2 * mean / math.sqrt(self.type.hi)
-        self.raw.copy_(start.clamp_min(_LEAST))
+        ratio = 1 if self.bits == 1 else 2 / math.sqrt(self.type.hi)
+        self.raw.copy_(self.mean_size(w) * ratio)
+
+    def _round(self, v: Tensor) -> Tensor:
+        if self.bits == 1:
+            return super()._round(v)
+        return round_clamp(v, self.type.lo, self.type.hi, ends=False)
 
 
-class LsqAct(ActQuantizer):
-    """As `LsqWeight`, one step a tensor, signed or unsigned codes; N = values of one image."""
+class LsqAct(ObservingAct):
+    """As `LsqWeight`, one step a tensor, codes signed or unsigned; N = values of one image.
 
-    inside = True
+    Without `set_bound`, s starts at 2 mean|x| / sqrt(Q) of the first training batch, Q the largest code.
+    """
 
     def __init__(self, bits: int, *, signed: bool, init: float = 1.0) -> None:
         super().__init__(bits, signed=signed)
-        self.raw = nn.Parameter(torch.tensor(float(init)))
-        self.features = 1
+        self.raw = nn.Parameter(torch.tensor(float(init)), requires_grad=not self.off)
 
     def step(self) -> Tensor:
-        s = self.raw.abs().clamp_min(_LEAST)
-        return scale_gradient(s, 1 / math.sqrt(max(self.features * self.type.hi, 1)))
+        return learned_step(self.raw)
+
+    def quantise(self, x: Tensor) -> Tensor:
+        s = learned_step(self.raw, gradient_factor(x[:1].numel(), self.type.hi))
+        return fake_quant(x, s, self.type.lo, self.type.hi, inside=True)
 
     @torch.no_grad()
-    def scale(self) -> float:
-        return float(self.raw.double().abs().clamp_min(_LEAST))
+    def cover(self, bound: float) -> None:
+        self.raw.fill_(bound / self.type.hi)
 
-    def forward(self, x: Tensor) -> Tensor:
-        self.features = max(1, x.numel() // max(1, x.shape[0]))
-        return super().forward(x)
+    def observe(self, x: Tensor) -> bool:
+        bound = float(agreed(self.first_bound(x)))
+        if bound > 0:  # a batch of zeros says nothing
+            self.cover(bound)
+        return bound > 0
 
-    @torch.no_grad()
-    def set_bound(self, bound: float) -> None:
-        self.raw.fill_(max(bound / self.type.hi, _LEAST))
+    def first_bound(self, x: Tensor) -> Tensor:
+        """The clipping value that a batch suggests, 0-dim."""
+        return 2 * x.abs().mean() * math.sqrt(self.type.hi)
+
+
+class LsqPlusAct(LsqAct):
+    """LSQ that starts at the range of least squared error on the first training batch.
+
+    After Bhalgat et al., CVPR workshops 2020; the offset stays 0, since codes are symmetric.
+    """
+
+    def first_bound(self, x: Tensor) -> Tensor:
+        sample = Sample(signed=self.signed)
+        sample.add(x)
+        return torch.tensor(Ranges().bound(sample, self.bits, self.type.hi), device=x.device)

@@ -6,20 +6,28 @@ from collections.abc import Callable
 
 from hwq.errors import InputError
 from hwq.quant.contract import ActQuantizer, WeightQuantizer
-from hwq.quant.dorefa import DoReFa, Rescale
-from hwq.quant.lsq import LsqAct, LsqWeight
-from hwq.quant.pact import MPact, Pact
-from hwq.quant.uniform import UniformAct, UniformWeight
+from hwq.quant.dorefa import DoReFa, DoReFaAct, Rescale
+from hwq.quant.dsq import DsqAct, DsqWeight
+from hwq.quant.lsq import LsqAct, LsqPlusAct, LsqWeight
+from hwq.quant.pact import MPact, Pact, PactFixed
+from hwq.quant.uniform import MseWeight, PercentileWeight, UniformAct, UniformWeight
 
 WEIGHT_METHODS: dict[str, Callable[..., WeightQuantizer]] = {
     "dorefa": DoReFa,
+    "dsq": DsqWeight,
     "lsq": LsqWeight,
+    "mse": MseWeight,
+    "percentile": PercentileWeight,
     "uniform": UniformWeight,
 }
 ACT_METHODS: dict[str, Callable[..., ActQuantizer]] = {
+    "dorefa": DoReFaAct,
+    "dsq": DsqAct,
     "lsq": LsqAct,
+    "lsq+": LsqPlusAct,
     "mpact": MPact,
     "pact": Pact,
+    "pact-fixed": PactFixed,
     "uniform": UniformAct,
 }
 
@@ -30,11 +38,15 @@ def make_weight(
     """A weight quantiser by name, for `channels` output channels. Raises InputError for an unknown name."""
     if method not in WEIGHT_METHODS:
         raise InputError(f"unknown weight method '{method}'; known: {', '.join(WEIGHT_METHODS)}")
-    return WEIGHT_METHODS[method](bits, per_channel=per_channel, channels=channels, rescale=Rescale(rescale))
+    made = WEIGHT_METHODS[method](bits, per_channel=per_channel, channels=channels, rescale=Rescale(rescale))
+    made.method = method
+    return made
 
 
 def make_act(method: str, bits: int, *, signed: bool) -> ActQuantizer:
     """An activation quantiser by name. Raises InputError for an unknown name."""
     if method not in ACT_METHODS:
         raise InputError(f"unknown activation method '{method}'; known: {', '.join(ACT_METHODS)}")
-    return ACT_METHODS[method](bits, signed=signed)
+    made = ACT_METHODS[method](bits, signed=signed)
+    made.method = method
+    return made

@@ -1,4 +1,4 @@
-"""PACT and its signed form mPACT: a learned clipping value."""
+"""PACT and its signed form mPACT: a learned clipping value; and PACT with a constant one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hwq.quant.contract import ActQuantizer
+from hwq.quant.uniform import UniformAct
 
 
 class MPact(ActQuantizer):
@@ -20,7 +21,7 @@ class MPact(ActQuantizer):
 
     def __init__(self, bits: int, *, signed: bool, init: float = 10.0) -> None:
         super().__init__(bits, signed=signed)
-        self.raw = nn.Parameter(torch.tensor(_inverse_softplus(init)))
+        self.raw = nn.Parameter(torch.tensor(_inverse_softplus(init)), requires_grad=not self.off)
 
     def alpha(self) -> Tensor:
         """The clipping value, 0-dim, differentiable."""
@@ -40,6 +41,17 @@ class MPact(ActQuantizer):
 
 class Pact(MPact):
     """PACT proper: unsigned after a ReLU. Where a tensor can be negative it is mPACT."""
+
+
+class PactFixed(UniformAct):
+    """PACT with the constant clipping value 2, which calibration leaves as it is."""
+
+    def __init__(self, bits: int, *, signed: bool, init: float = 2.0) -> None:
+        super().__init__(bits, signed=signed, init=init)
+        self.settle()
+
+    def set_bound(self, bound: float) -> None:
+        """Nothing: the range is a constant."""
 
 
 def _inverse_softplus(a: float) -> float:

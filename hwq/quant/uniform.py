@@ -1,30 +1,75 @@
-"""The plain uniform quantisers: s = max|w|/R for weights, a calibrated range for activations."""
+"""The plain uniform quantisers: for weights a range found afresh at every step, for activations a buffer."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from hwq.quant.contract import ActQuantizer, WeightQuantizer, spread
+from hwq.quant.contract import WeightQuantizer, spread
+from hwq.quant.observing import ObservingAct, agreed
+from hwq.quant.ranges import percentile_bounds
+
+_PERCENTILE = 99.9
+_SLOWEST = 0.01
+_CANDIDATES = 33
+_PER_OCTAVE = 8
 
 
 class UniformWeight(WeightQuantizer):
-    """q = rd(w / s), s = max|w| / R, per tensor or per output channel. 1 bit: sign(w), s = mean|w|."""
+    """q = rd(w / s), s = c / R with c = max|w|, per tensor or per output channel.
+
+    Straight-through inside |w| <= c, no gradient outside, none through c. 1 bit: sign(w), s = mean|w|.
+    """
 
     def __init__(self, bits: int, *, per_channel: bool = False, **_: object) -> None:
         super().__init__(bits, per_channel=per_channel)
 
     def normalise(self, w: Tensor) -> tuple[Tensor, Tensor]:
         if self.bits == 1:
-            size = w.detach().abs()
-            s = (size.flatten(1).mean(1) if self.per_channel else size.mean()).clamp_min(1e-12)
-        else:
-            s = self.reduced(w.detach()) / self.type.hi
-        return w / spread(s, w), s
+            s = self.mean_size(w.detach())
+            return w / spread(s, w), s
+        top = self.clip(w.detach())
+        # not w / s: max|w| must be R exactly, as it is inside
+        return w / spread(top, w) * self.type.hi, top / self.type.hi
+
+    def clip(self, w: Tensor) -> Tensor:
+        """The clipping value c > 0, () or (O,), in w's dtype."""
+        return self.reduced(w)
 
 
-class UniformAct(ActQuantizer):
-    """A fixed range, set by calibration and kept in a buffer; gradient 1 inside, 0 outside."""
+class PercentileWeight(UniformWeight):
+    """c = the least value that 99.9% of |w| do not exceed."""
+
+    def clip(self, w: Tensor) -> Tensor:
+        return self.each(percentile_bounds(self.rows(w), _PERCENTILE))
+
+
+class MseWeight(UniformWeight):
+    """c = the one of least squared error among max|w| * 2^(-i/8), i = 0..32."""
+
+    def clip(self, w: Tensor) -> Tensor:
+        # in float32 with float64 sums whatever w is, so that training and export choose alike
+        sizes, hi = self.rows(w).float(), self.type.hi
+        peak = sizes.amax(1)
+        least = torch.full_like(peak, torch.inf, dtype=torch.float64)
+        best = torch.ones_like(least)
+        for i in range(_CANDIDATES):
+            share = 2.0 ** (-i / _PER_OCTAVE)
+            s = (peak * (share / hi)).clamp_min(1e-30)[:, None]
+            codes = torch.div(sizes, s).add_(0.5).floor_().clamp_(max=hi)
+            error = codes.mul_(s).sub_(sizes).square_().sum(1, dtype=torch.float64)
+            better = error < least
+            best.masked_fill_(better, share)
+            least = torch.where(better, error, least)
+        return self.reduced(w) * (best if self.per_channel else best[0]).to(w.dtype)
+
+
+class UniformAct(ObservingAct):
+    """A range in a buffer, set by calibration; straight-through inside, no gradient outside.
+
+    Where calibration did not set it, it is the moving average of max|x| over the training batches: the
+    plain mean of the first hundred, then 1% of each new one.
+    """
 
     top: Tensor
 
@@ -39,5 +84,12 @@ class UniformAct(ActQuantizer):
     def scale(self) -> float:
         return float(self.top.double()) / self.type.hi
 
-    def set_bound(self, bound: float) -> None:
+    def cover(self, bound: float) -> None:
         self.top.fill_(bound)
+
+    def observe(self, x: Tensor) -> bool:
+        low, high = torch.aminmax(x)
+        peak = agreed(torch.maximum(-low, high)).clamp_min(1e-12).to(self.top.dtype)
+        weight = (1 / self.seen).clamp_min(_SLOWEST).to(peak.dtype)
+        self.top.copy_(torch.lerp(self.top, peak, weight))
+        return False

@@ -1,12 +1,14 @@
 """The exact Python reference: runs a graph on integers and keeps every op's output on request."""
 
-from hwq.simulate.engine import Simulator, Trace, storage_dtype
+from hwq.simulate.engine import Simulator
 from hwq.simulate.oracle import run_oracle
 from hwq.simulate.paths import Arithmetic, ExactPath, exact_path, exact_paths
+from hwq.simulate.runner import Runner, Trace, storage_dtype
 
 __all__ = [
     "Arithmetic",
     "ExactPath",
+    "Runner",
     "Simulator",
     "Trace",
     "exact_path",

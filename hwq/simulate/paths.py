@@ -82,10 +82,12 @@ def _bounds(op: Op, bounds: tuple[int, ...]) -> tuple[int, int]:
         case Input():
             return op.out.type.hi, op.out.type.hi
         case Conv2d() | Linear():
-            rows = np.abs(op.weight.astype(object)).reshape(op.weight.shape[0], -1).sum(axis=1)
-            bound = int(rows.max()) * bounds[0]
+            weight = np.abs(op.weight).reshape(op.weight.shape[0], -1)
+            largest = int(weight.max())
+            safe = largest * weight.shape[1] < 1 << 63  # else the sums need Python integers
+            bound = int(weight.sum(axis=1, dtype=np.int64 if safe else object).max()) * bounds[0]
             # the weights themselves must be exact too, also where every input is 0
-            return bound, max(bound, int(np.abs(op.weight).max()), bounds[0])
+            return bound, max(bound, largest, bounds[0])
         case SumPool():
             bound = op.kernel[0] * op.kernel[1] * bounds[0]
             return bound, bound

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hwq.engine import simulator
 from hwq.fixed import Rounding
 from hwq.ir import Graph, Requantize
 from hwq.lower import RealConstants
-from hwq.simulate import Simulator
+from hwq.simulate import Runner
 
 CHUNK = 64
 """Images whose codes are held at once."""
@@ -55,22 +56,23 @@ def evaluate_format(
     pixels: npt.NDArray[np.uint8],
     labels: npt.NDArray[np.int64],
     *,
-    threads: int | None = None,
+    runner: Runner | None = None,
     progress: Callable[[int], None] = lambda images: None,
 ) -> FormatResult:
     """Run the images (N, H, W, C), N >= 1, and compare each requantisation with its real constants.
 
-    progress is told the images done so far. Raises InputError for images of another shape.
+    runner: an engine of the candidate's graph, by default the best there is. progress is told the images
+    done so far. Raises InputError for images of another shape.
     """
     graph = candidate.graph
-    simulator = Simulator(graph, threads=threads)
+    runner = runner or simulator(graph)
     ops = [op for op in graph if isinstance(op, Requantize)]
     wanted = {name for op in ops for name in (op.name, *op.inputs)}
     wrong = dict.fromkeys((op.name for op in ops), 0)
     right = 0
     for first in range(0, len(pixels), CHUNK):
         part = slice(first, first + CHUNK)
-        trace = simulator.run(pixels[part], keep=wanted)
+        trace = runner.run(pixels[part], keep=wanted)
         right += int(np.count_nonzero(trace.predictions == labels[part]))
         for op in ops:
             reference = real_codes(op, candidate.real[op.name], [trace.outputs[i] for i in op.inputs])

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hwq.engine import Preference, simulator
 from hwq.fixed import ChannelFormat, ConstantFormat, parse_format
+from hwq.simulate import Runner
 from hwq.sweep.evaluate import Candidate, evaluate_format
 from hwq.sweep.store import Store
 
@@ -63,29 +65,39 @@ class Grid:
         }
 
 
+def _silent(text: str) -> None:
+    """A note that was heard before."""
+
+
 def run_grid(
     grid: Grid,
     points: Sequence[GridPoint],
     store: Store,
     *,
     threads: int | None = None,
+    engine: Preference = "auto",
     progress: Callable[[str, int], None] = lambda name, images: None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> list[dict[str, Any]]:
     """The rows of all points, in order, each once; new ones are written to `store` as they are done.
 
-    progress is told the point's name and the images done of it.
+    engine: which one computes them (`hwq.engine.simulator`; `note` hears of a fall-back). progress is told
+    the point's name and the images done of it.
     """
     rows = []
+    runner: Runner | None = None
     for point in {p.name: p for p in points}.values():
         key = grid.key(point)
         row = store.find(key)
         if row is None:
             candidate = grid.lower(point.format)
+            told = note if runner is None else _silent
+            runner = simulator(candidate.graph, threads, engine, earlier=runner, note=told)
             result = evaluate_format(
                 candidate,
                 grid.pixels,
                 grid.labels,
-                threads=threads,
+                runner=runner,
                 progress=lambda done, name=point.name: progress(name, done),  # type: ignore[misc]
             )
             row = {**key, **asdict(result)}

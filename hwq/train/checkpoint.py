@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,10 @@ from hwq.quant import Policy
 
 FORMAT = 1
 LAST, BEST = "checkpoint.safetensors", "best.safetensors"
-_QUANTIZER_TENSORS = (".raw", ".top")
+_OPTIONAL = ("num_batches_tracked", "_quant.seen")
+"""What older files lack; their modules know what that means."""
+_OF_QUANTIZER = re.compile(r"_quant\.\w+$")
+"""Names of quantisers' tensors: `prepare` calls every quantiser something_quant."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +63,7 @@ def save_checkpoint(path: Path, meta: Meta, model: nn.Module, state: dict[str, T
     """Write atomically: a temporary file beside, flushed to disk, renamed."""
     tensors = {f"model.{k}": v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     tensors |= {f"state.{k}": v.detach().cpu().contiguous() for k, v in state.items()}
-    header = {"hwq": json.dumps({"format": FORMAT, **asdict(meta)})}
+    header = {"hwq": json.dumps({"format": FORMAT, **asdict(meta), "policy": meta.policy.to_dict()})}
     write_atomically(path, save(tensors, header))
 
 
@@ -78,14 +82,24 @@ def find(path: Path) -> Path:
 def load(path: Path) -> Checkpoint:
     """Read a checkpoint (a file, or a run folder). Raises InputError unless it is a whole hwq one."""
     path = find(path)
+    header, tensors = _read(path)
+    if header is None:
+        raise InputError(f"{path}: a safetensors file, but not a checkpoint of hwq")
+    return _checkpoint(path, header, tensors)
+
+
+def _read(path: Path) -> tuple[str | None, dict[str, Tensor]]:
+    """(hwq's description, tensors) of a safetensors file; None for the file of another program."""
     try:
         with safe_open(str(path), framework="pt") as stored:
             header = (stored.metadata() or {}).get("hwq")
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"{path}: not a readable checkpoint (truncated or damaged): {error}") from error
-    if header is None:
-        raise InputError(f"{path}: a safetensors file, but not a checkpoint of hwq")
+    return header, tensors
+
+
+def _checkpoint(path: Path, header: str, tensors: dict[str, Tensor]) -> Checkpoint:
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "state": {}}
     for name, tensor in tensors.items():
         kind, _, rest = name.partition(".")
@@ -102,7 +116,7 @@ def _meta(path: Path, header: str) -> Meta:
         if found != FORMAT:
             raise InputError(f"{path}: checkpoint format {found}, this hwq reads {FORMAT}")
         raw["data"] = DataSpec(**raw["data"])
-        raw["policy"] = Policy(**raw["policy"])
+        raw["policy"] = Policy.from_dict(raw["policy"])
         for name in ("image_shape", "classes", "mean", "std"):
             raw[name] = tuple(raw[name])
         return Meta(**raw)
@@ -110,19 +124,29 @@ def _meta(path: Path, header: str) -> Meta:
         raise InputError(f"{path}: its description is damaged ({error})") from error
 
 
-def load_weights(path: Path) -> tuple[dict[str, Tensor], bool]:
-    """(float parameters for --init-from, whether they were trained quantised).
+def read_meta(path: Path) -> Meta | None:
+    """What a checkpoint of hwq says about itself; None for a file of weights alone. Raises InputError."""
+    path = find(path)
+    header = _read(path)[0] if path.suffix == ".safetensors" else None
+    return None if header is None else _meta(path, header)
 
-    From an hwq checkpoint, or a state dict saved by torch.
+
+def load_weights(path: Path) -> tuple[dict[str, Tensor], Policy | None]:
+    """(float parameters for --init-from, the policy of a quantised run or None for a float network).
+
+    From an hwq checkpoint, or a state dict in a safetensors file or saved by torch.
 
     Takes the dictionary under 'state_dict' or 'model' where there is one, and strips 'module.' prefixes.
     Quantiser tensors of hwq checkpoints are left out. Raises InputError.
     """
     path = find(path)
     if path.suffix == ".safetensors":
-        stored_run = load(path)
-        weights = {k: v for k, v in stored_run.model.items() if not k.endswith(_QUANTIZER_TENSORS)}
-        return weights, stored_run.meta.policy != Policy.floating()
+        header, tensors = _read(path)
+        if header is None:
+            return {k.removeprefix("module."): v for k, v in tensors.items()}, None
+        run = _checkpoint(path, header, tensors)
+        weights = {k: v for k, v in run.model.items() if not _OF_QUANTIZER.search(k)}
+        return weights, None if run.meta.policy.floats else run.meta.policy
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
@@ -133,13 +157,13 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], bool]:
             stored = stored[key]
     if not isinstance(stored, dict) or not all(isinstance(v, Tensor) for v in stored.values()):
         raise InputError(f"{path}: holds no state dict (names -> tensors)")
-    return {str(k).removeprefix("module."): v for k, v in stored.items()}, False
+    return {str(k).removeprefix("module."): v for k, v in stored.items()}, None
 
 
 def fill(model: nn.Module, weights: dict[str, Tensor], source: Path | str, name: str) -> None:
     """load_state_dict, strict, with one clear line for the first thing that does not fit."""
     own = model.state_dict()
-    missing = [k for k in own if k not in weights and not k.endswith("num_batches_tracked")]
+    missing = [k for k in own if k not in weights and not k.endswith(_OPTIONAL)]
     extra = [k for k in weights if k not in own]
     wrong = [k for k in own if k in weights and own[k].shape != weights[k].shape]
     fault = ""

@@ -8,47 +8,108 @@ from typing import Any
 
 from hwq.data import DataSpec
 from hwq.errors import InputError
-from hwq.models import MODELS
-from hwq.quant import Policy
-from hwq.train.recipe import Recipe, default_recipe, read_recipe
+from hwq.models import located
+from hwq.quant import OFF, LayerRule, Policy
+from hwq.quant.policy import DEFAULT_IMAGE_BITS
+from hwq.train.checkpoint import read_meta
+from hwq.train.posttraining import POST_TRAINING
+from hwq.train.recipe import Recipe, default_recipe, read_recipe, recipe_from_dict
 
-_POLICY = ("weight_method", "act_method", "weight_bits", "act_bits", "first_bits", "last_bits")
-_SCHEDULE = ("epochs", "lr", "batch", "seed")
+_POLICY = (
+    *("weight_method", "act_method", "weight_bits", "act_bits", "first", "last", "first_bits", "last_bits"),
+    *("branch", "per_channel"),
+)
+_SCHEDULE = ("epochs", "lr", "batch", "augment", "tensorboard", "seed")
+_DATA = ("download", "size", "resize", "skip_bad")
 
 
-def recipe_from_flags(path: str | None, given: dict[str, Any]) -> Recipe:
-    """`given`: flags that the user set. Paths in flags count from the working directory."""
+def recipe_from_flags(
+    path: str | None, given: dict[str, Any], *, start: Recipe | None = None, policy: Policy | None = None
+) -> Recipe:
+    """`given`: flags that the user set. Paths in flags count from the working directory.
+
+    Without a recipe file flags change `start`, or the default recipe with `policy`, where these are given.
+    """
+    start = start if path is None else read_recipe(Path(path))
     spec: DataSpec | None = None
     if "data" in given:
-        spec = DataSpec.parse(given["data"], download=bool(given.get("download")))
-    model = given.get("model")
-    if model is not None and model not in MODELS and ":" in model:
-        file, _, factory = model.rpartition(":")
-        model = f"{Path(file).expanduser().resolve()}:{factory}"
-    if path is not None:
-        recipe = read_recipe(Path(path))
-        if spec is not None:
-            recipe = replace(recipe, data=spec)
-        elif given.get("download"):
-            recipe = replace(recipe, data=replace(recipe.data, download=True))
-        recipe = replace(recipe, model=model) if model else recipe
+        spec = DataSpec.parse(
+            given["data"],
+            download=bool(given.get("download")),
+            like=None if start is None else start.data,
+        )
+    model = located(given["model"]) if "model" in given else None
+    if start is not None:
+        recipe = replace(start, data=_seen(spec or start.data, given), model=model or start.model)
     else:
-        recipe = default_recipe(spec or DataSpec(name="digits"), model)
+        recipe = default_recipe(_seen(spec or DataSpec(name="digits"), given), model)
+        recipe = replace(recipe, policy=policy or recipe.policy)
     if given.get("floating"):
-        clash = [k for k in _POLICY if k in given]
+        clash = [k for k in (*_POLICY, "quantize_input", "layer") if k in given]
         if clash:
             raise InputError("--float trains without quantisation: leave out the bits and methods")
         recipe = replace(recipe, policy=Policy.floating())
     recipe = replace(
         recipe,
-        policy=replace(recipe.policy, **{k: given[k] for k in _POLICY if k in given}),
+        policy=_policy(recipe.policy, given),
         train=replace(recipe.train, **{k: given[k] for k in _SCHEDULE if k in given}),
     )
     if "mean" in given or "std" in given:
         recipe = replace(recipe, mean=_numbers(given, "mean"), std=_numbers(given, "std"))
-    if "init_from" in given:
-        recipe = replace(recipe, init_from=str(Path(given["init_from"]).expanduser().resolve()))
+    if "init_from" in given or "pretrained" in given:  # either takes the place of the recipe's start
+        recipe = replace(recipe, init_from=_file(given, "init_from"), pretrained=_file(given, "pretrained"))
     return recipe
+
+
+def calibration_recipe(source: Path, path: str | None, given: dict[str, Any]) -> Recipe:
+    """The recipe of a calibration of the float network in `source`, which becomes its `init_from`.
+
+    Flags over the recipe file; without one over what a float run of hwq says about itself, or over the
+    default recipe, both with the policy `POST_TRAINING`. Raises InputError.
+    """
+    start = None
+    meta = read_meta(source) if path is None else None
+    if meta is not None:
+        start = recipe_from_dict(meta.recipe, None, str(source))
+        start = replace(start, policy=POST_TRAINING, mean=meta.mean, std=meta.std)
+    recipe = recipe_from_flags(path, given, start=start, policy=POST_TRAINING)
+    return replace(recipe, init_from=str(source.expanduser().resolve()), pretrained=None)
+
+
+def _file(given: dict[str, Any], name: str) -> str | None:
+    return str(Path(given[name]).expanduser().resolve()) if name in given else None
+
+
+def _seen(spec: DataSpec, given: dict[str, Any]) -> DataSpec:
+    """The data set with the flags that say how its images are seen."""
+    return replace(spec, **{k: given[k] for k in _DATA if k in given})
+
+
+def _policy(policy: Policy, given: dict[str, Any]) -> Policy:
+    """Flags over the recipe's policy. A flag takes back what the recipe says about the same thing elsewhere.
+
+    Rules of --layer come after the recipe's; one with the pattern of an earlier one replaces it.
+    """
+    changes = {k: given[k] for k in _POLICY if k in given}
+    if "weight_bits" in given:
+        changes["weight_list"] = None
+    if "act_bits" in given:
+        changes["act_list"] = None
+    for edge in ("first", "last"):
+        if edge in given:
+            changes.setdefault(f"{edge}_bits", None)
+    if "first" in given:
+        changes["input_bits"] = None
+    policy = replace(policy, **changes)
+    if given.get("quantize_input") is False:
+        policy = replace(policy, input_bits=OFF)
+    elif given.get("quantize_input") and policy.image_bits == OFF:
+        policy = replace(policy, input_bits=DEFAULT_IMAGE_BITS)
+    rules = {rule.pattern: rule for rule in policy.layers}
+    for rule in map(LayerRule.parse, given.get("layer", ())):
+        rules.pop(rule.pattern, None)
+        rules[rule.pattern] = rule
+    return replace(policy, layers=tuple(rules.values()))
 
 
 def _numbers(given: dict[str, Any], name: str) -> tuple[float, ...] | None:

@@ -1,62 +1,35 @@
-"""The optimiser and its learning-rate curve."""
+"""The optimiser: its parameter groups, and its state in a checkpoint."""
 
 from __future__ import annotations
-
-import math
 
 import torch
 from torch import Tensor, nn
 
+from hwq.errors import InputError
 from hwq.quant import Quantizer
-from hwq.quant.pact import MPact
-from hwq.train.recipe import Schedule
-
-_RISE = 0.3
-"""Share of a one-cycle run in which the rate rises, from lr/25; it ends at lr/10,000."""
+from hwq.train.schedule import Schedule
 
 
-def learning_rate(schedule: Schedule, steps: int, done: int) -> float:
-    """The rate of the iteration after `done` iterations, `steps` an epoch."""
-    total = max(1, schedule.epochs * steps)
-    share = min(1.0, done / total)
-    if schedule.schedule == "onecycle":
-        start, end = schedule.lr / 25, schedule.lr / 10_000
-        if share < _RISE:
-            return _between(start, schedule.lr, share / _RISE)
-        return _between(schedule.lr, end, (share - _RISE) / (1 - _RISE))
-    warm = schedule.warmup * steps
-    if done < warm:
-        return schedule.lr * (done + 1) / (warm + 1)
-    return _between(schedule.lr, schedule.final_lr, (done - warm) / max(1.0, total - warm))
+def make_optimiser(model: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
+    """SGD, Adam or AdamW in three groups: weights, BN and biases, quantiser parameters.
 
-
-def _between(start: float, end: float, share: float) -> float:
-    return end + (start - end) * (1 + math.cos(math.pi * min(1.0, share))) / 2
-
-
-def make_optimiser(model: nn.Module, schedule: Schedule) -> torch.optim.SGD:
-    """SGD in three groups: weights (with decay), BN and biases (none), quantiser parameters (own rate).
-
-    Each group's 'relative' is its rate over the schedule's.
+    Weights decay by `weight_decay`, quantiser parameters by `quant_decay`, the others not. Each group's
+    'relative' is its rate over the schedule's: `quant_lr` for quantiser parameters, else 1.
     """
     learned = {p for m in model.modules() if isinstance(m, Quantizer) for p in m.parameters()}
     others = [p for p in model.parameters() if p not in learned]
     quantizers = [p for p in model.parameters() if p in learned]
     groups = [
-        {
-            "params": [p for p in others if p.dim() > 1],
-            "weight_decay": schedule.weight_decay,
-            "relative": 1.0,
-        },
-        {"params": [p for p in others if p.dim() <= 1], "weight_decay": 0.0, "relative": 1.0},
-        {"params": quantizers, "weight_decay": 0.0, "relative": schedule.quant_lr},
+        {"params": [p for p in others if p.dim() > 1], "weight_decay": schedule.weight_decay},
+        {"params": [p for p in others if p.dim() <= 1], "weight_decay": 0.0},
+        {"params": quantizers, "weight_decay": schedule.quant_decay, "relative": schedule.quant_lr},
     ]
-    return torch.optim.SGD(
-        [g for g in groups if g["params"]],
-        lr=schedule.lr,
-        momentum=schedule.momentum,
-        nesterov=schedule.nesterov and schedule.momentum > 0,
-    )
+    chosen = [{"relative": 1.0, **g} for g in groups if g["params"]]
+    if schedule.optimiser == "sgd":
+        nesterov = schedule.nesterov and schedule.momentum > 0
+        return torch.optim.SGD(chosen, lr=schedule.lr, momentum=schedule.momentum, nesterov=nesterov)
+    kind = torch.optim.AdamW if schedule.optimiser == "adamw" else torch.optim.Adam
+    return kind(chosen, lr=schedule.lr, betas=(schedule.beta1, schedule.beta2), eps=schedule.eps)
 
 
 def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
@@ -65,7 +38,25 @@ def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate * group["relative"]
 
 
-def alpha_penalty(model: nn.Module) -> Tensor | None:
-    """Sum of alpha^2 over PACT's and mPACT's clipping values; None without any."""
-    squares = [m.alpha().square() for m in model.modules() if isinstance(m, MPact) and not m.off]
-    return torch.stack(squares).sum() if squares else None
+def optimiser_state(optimiser: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
+    """Every tensor the optimiser keeps, as '<parameter name>.<its key>': momenta, counts of steps."""
+    return {
+        f"{name}.{key}": value
+        for name, parameter in model.named_parameters()
+        for key, value in optimiser.state.get(parameter, {}).items()
+        if isinstance(value, Tensor)
+    }
+
+
+def fill_optimiser(optimiser: torch.optim.Optimizer, model: nn.Module, stored: dict[str, Tensor]) -> None:
+    """The inverse of `optimiser_state`. Raises InputError for a tensor that belongs to no parameter."""
+    named = dict(model.named_parameters())
+    for full, tensor in stored.items():
+        name, _, key = full.rpartition(".")
+        if name not in named:
+            raise InputError(f"its optimiser state '{full}' belongs to no parameter of the network")
+        parameter = named[name]
+        if tensor.shape == parameter.shape and tensor.is_floating_point() and key != "step":
+            # in the parameter's memory layout, for which the update is fast
+            tensor = torch.empty_like(parameter).copy_(tensor).detach()
+        optimiser.state[parameter][key] = tensor

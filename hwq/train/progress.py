@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from hwq.quant import Row, table
+from hwq.quant.describe import COLUMNS, cells
 
 
 class Reporter(Protocol):
     """Receives the events of a run."""
+
+    def opening(self, line: str, rows: Sequence[Row]) -> None:
+        """What is about to be trained, and what each of its tensors got; no rows for float training."""
 
     def note(self, text: str) -> None:
         """A line of news."""
@@ -27,6 +37,7 @@ class Reporter(Protocol):
 class Silent:
     """Tells nothing."""
 
+    def opening(self, line: str, rows: Sequence[Row]) -> None: ...
     def note(self, text: str) -> None: ...
     def begin(self, steps: int, done: int) -> None: ...
     def step(self, loss: float, speed: float) -> None: ...
@@ -39,6 +50,14 @@ class Rich:
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console()
         self._bar: Progress | None = None
+
+    def opening(self, line: str, rows: Sequence[Row]) -> None:
+        # soft_wrap: lines of a pipe or a file stay whole
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        if rows and self.console.is_terminal:
+            self.console.print(_bits(rows))
+        elif rows:
+            self.console.print(table(rows), highlight=False, markup=False, soft_wrap=True)
 
     def note(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False)
@@ -66,3 +85,13 @@ class Rich:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+def _bits(rows: Sequence[Row]) -> Table:
+    """What every tensor got, for a terminal."""
+    shown = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in COLUMNS:
+        shown.add_column(heading, overflow="fold")
+    for row in rows:
+        shown.add_row(*map(Text, cells(row)), style="" if row.kind == "weight" else "dim")
+    return shown

@@ -7,61 +7,21 @@ import tomllib
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import UnionType
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from hwq.data import DataSpec
 from hwq.errors import InputError
-from hwq.models import MODELS
-from hwq.quant import OFF, Policy
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Schedule:
-    """How to train. Rates are per iteration; `warmup` is in epochs.
-
-    schedule: 'cosine' (from lr to final_lr) or 'onecycle' (up to lr in the first 30%, then down).
-    augment: 'crop-flip', 'crop' or 'none' (random crop after padding `pad` black pixels). alpha_decay:
-    weight of sum alpha^2 in the loss. quant_lr: learning rate of quantiser parameters, relative to lr.
-    calibrate: images that set activation ranges and BN statistics before the first step; 0 leaves the
-    methods' own starts. bn_freeze: last epochs with frozen BN statistics. bn_estimate: images that
-    re-estimate BN statistics at the end; 0 = none.
-    """
-
-    epochs: int = 30
-    batch: int = 128
-    lr: float = 0.05
-    final_lr: float = 0.0
-    schedule: str = "cosine"
-    warmup: float = 0.0
-    momentum: float = 0.9
-    nesterov: bool = True
-    weight_decay: float = 5e-4
-    label_smoothing: float = 0.0
-    augment: str = "crop-flip"
-    pad: int = 4
-    alpha_decay: float = 2e-4
-    quant_lr: float = 1.0
-    calibrate: int = 1024
-    bn_freeze: int = 0
-    bn_estimate: int = 0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        _choose("schedule", self.schedule, ("cosine", "onecycle"))
-        _choose("augment", self.augment, ("crop-flip", "crop", "none"))
-        for name in ("batch",):
-            _atleast(name, getattr(self, name), 1)
-        for name in ("epochs", "lr", "final_lr", "warmup", "momentum", "weight_decay", "label_smoothing"):
-            _atleast(name, getattr(self, name), 0)
-        for name in ("pad", "alpha_decay", "quant_lr", "calibrate", "bn_freeze", "bn_estimate"):
-            _atleast(name, getattr(self, name), 0)
+from hwq.models import located
+from hwq.quant import LayerRule, Policy
+from hwq.train.schedule import RANDOM_VIEWS, Schedule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """model: a name in `hwq.models.MODELS`, or module.py:factory. mean, std: None = from the data.
+    """model: a name that `hwq.models.build` knows. mean, std: None = from the data.
 
-    init_from: a checkpoint whose float parameters are the start.
+    init_from: a checkpoint whose float parameters are the start. pretrained: the same, of a network that
+    may have been trained on other classes; its last layer is then made new.
     """
 
     model: str
@@ -71,6 +31,7 @@ class Recipe:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     init_from: str | None = None
+    pretrained: str | None = None
 
     def __post_init__(self) -> None:
         if (self.mean is None) != (self.std is None):
@@ -79,12 +40,15 @@ class Recipe:
             raise InputError("mean and std must be finite numbers")
         if self.std is not None and min(self.std, default=0) <= 0:
             raise InputError("std must be positive")
+        if self.init_from is not None and self.pretrained is not None:
+            raise InputError("give init_from or pretrained, not both: each is the start")
+        if self.train.augment == RANDOM_VIEWS and self.data.view.size is None:
+            raise InputError(f"augment = '{RANDOM_VIEWS}' needs a folder of images with a size (--size)")
 
     @property
     def floating(self) -> bool:
         """True when nothing is quantised."""
-        p = self.policy
-        return p.weight_bits == p.act_bits == p.input_bits == OFF and p.pool_bits == OFF
+        return self.policy.floats
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as nested dictionaries in the layout of the TOML file."""
@@ -93,8 +57,9 @@ class Recipe:
             {
                 "model": self.model,
                 "init_from": self.init_from,
+                "pretrained": self.pretrained,
                 "data": data,
-                "quant": asdict(self.policy),
+                "quant": self.policy.to_dict(),
                 "train": asdict(self.train),
             }
         )
@@ -106,23 +71,27 @@ class Recipe:
         lines = [f"{k} = {_toml(v)}" for k, v in top.items() if not isinstance(v, dict)]
         for name, section in top.items():
             if isinstance(section, dict):
-                lines += ["", f"[{name}]", *(f"{k} = {_toml(v)}" for k, v in section.items())]
+                lines += _section(name, section)
         return "\n".join(lines) + "\n"
 
 
 def default_recipe(data: DataSpec, model: str | None = None) -> Recipe:
     """What `hwq train --data X` does: W8A8, a model that fits the data."""
-    name = model or ("digits" if data.name == "digits" else "resnet20")
     small = Schedule(
         epochs=12, batch=64, lr=0.05, augment="crop", pad=1, weight_decay=1e-4, schedule="onecycle"
     )
-    return Recipe(model=name, data=data, train=small if data.name == "digits" else Schedule())
+    large = Schedule(epochs=90, batch=256, lr=0.01, weight_decay=1e-4, augment=RANDOM_VIEWS)
+    if data.name == "digits":
+        return Recipe(model=model or "digits", data=data, train=small)
+    if data.view.size is not None:
+        return Recipe(model=model or "resnet18", data=data, train=large)
+    return Recipe(model=model or "resnet20", data=data, train=Schedule())
 
 
 def recipe_from_dict(top: dict[str, Any], base: Path | None = None, source: str = "recipe") -> Recipe:
     """Nested dictionaries -> Recipe; strict about keys and types. `base`: folder of relative paths."""
     top = {k: dict(v) if isinstance(v, dict) else v for k, v in top.items()}
-    unknown = set(top) - {"model", "init_from", "data", "quant", "train", "float"}
+    unknown = set(top) - {"model", "init_from", "pretrained", "data", "quant", "train", "float"}
     if unknown:
         raise InputError(f"{source}: unknown key '{min(unknown)}' (sections: data, quant, train)")
     for section in ("data", "quant", "train"):
@@ -131,24 +100,24 @@ def recipe_from_dict(top: dict[str, Any], base: Path | None = None, source: str 
     data = top.get("data", {})
     if "name" not in data:
         raise InputError(f'{source}: [data] needs a name, as in name = "digits"')
-    mean, std = (_channels(source, k, data.pop(k, None)) for k in ("mean", "std"))
+    mean, std = (None if k not in data else _numbers(source, "data", k, data.pop(k)) for k in ("mean", "std"))
     spec = _typed(source, "data", DataSpec, data, None)
     if spec.root is not None:
         spec = replace(spec, root=_path(spec.root, base))
     start = default_recipe(spec, top.get("model"))
     policy = Policy.floating() if top.get("float") else start.policy
-    model, init = start.model, top.get("init_from")
-    if model not in MODELS and ":" in model:
-        path, _, factory = model.rpartition(":")
-        model = f"{_path(path, base)}:{factory}"
+    starts = {key: top.get(key) for key in ("init_from", "pretrained")}
+    schedule = _typed(source, "train", Schedule, top.get("train", {}), start.train)
+    if schedule.teacher is not None:
+        schedule = replace(schedule, teacher=_path(schedule.teacher, base))
     return Recipe(
-        model=model,
+        model=located(start.model, base),
         data=spec,
-        policy=_typed(source, "quant", Policy, top.get("quant", {}), policy),
-        train=_typed(source, "train", Schedule, top.get("train", {}), start.train),
+        policy=_policy(source, top.get("quant", {}), policy),
+        train=schedule,
         mean=mean,
         std=std,
-        init_from=_path(init, base) if isinstance(init, str) else None,
+        **{key: _path(value, base) if isinstance(value, str) else None for key, value in starts.items()},
     )
 
 
@@ -166,6 +135,31 @@ def read_recipe(path: Path) -> Recipe:
     return recipe_from_dict(top, path.resolve().parent, str(path))
 
 
+def _policy(source: str, given: dict[str, Any], start: Policy) -> Policy:
+    """[quant] over `start`: bit lists, [quant.layers], and plain keys."""
+    plain = {k: v for k, v in given.items() if k not in ("weight_list", "act_list", "layers")}
+    found: dict[str, Any] = {}
+    for key in ("weight_list", "act_list"):
+        if key in given:
+            value = given[key]
+            if not isinstance(value, list | tuple) or not all(type(v) is int for v in value):
+                raise InputError(f"{source}: [quant] {key} must be a list of whole numbers, not {value!r}")
+            found[key] = tuple(value)
+    rules = given.get("layers", {})
+    if not isinstance(rules, dict):
+        raise InputError(f"{source}: 'layers' must be a table: [quant.layers]")
+    for pattern, keys in rules.items():
+        if not isinstance(keys, dict) or "pattern" in keys:
+            raise InputError(f'{source}: [quant.layers] takes "{pattern}" = {{ weight_bits = 6 }}')
+    if "layers" in given:
+        found["layers"] = tuple(
+            _typed(source, f"quant.layers.{pattern!r}", LayerRule, {"pattern": pattern, **keys}, None)
+            for pattern, keys in rules.items()
+        )
+    policy: Policy = _typed(source, "quant", Policy, plain, start)
+    return replace(policy, **found)
+
+
 def _typed(source: str, section: str, kind: Any, given: dict[str, Any], start: Any) -> Any:
     """`given` over `start` (or over the defaults of `kind`), each value checked against its field's type."""
     hints = get_type_hints(kind)
@@ -175,6 +169,9 @@ def _typed(source: str, section: str, kind: Any, given: dict[str, Any], start: A
         if key not in known:
             raise InputError(f"{source}: [{section}] has no key '{key}'; known: {', '.join(sorted(known))}")
         hint = hints[key]
+        if get_origin(hint) is tuple:
+            checked[key] = _numbers(source, section, key, value)
+            continue
         types = get_args(hint) if isinstance(hint, UnionType) else (hint,)
         if float in types and type(value) is int:
             value = float(value)
@@ -185,11 +182,9 @@ def _typed(source: str, section: str, kind: Any, given: dict[str, Any], start: A
     return replace(start, **checked) if start is not None else kind(**checked)
 
 
-def _channels(source: str, key: str, value: Any) -> tuple[float, ...] | None:
-    if value is None:
-        return None
+def _numbers(source: str, section: str, key: str, value: Any) -> tuple[float, ...]:
     if not isinstance(value, list | tuple) or not all(type(v) in (int, float) for v in value):
-        raise InputError(f"{source}: [data] {key} must be a list of numbers, one a channel")
+        raise InputError(f"{source}: [{section}] {key} must be a list of numbers, not {value!r}")
     return tuple(float(v) for v in value)
 
 
@@ -198,21 +193,20 @@ def _path(text: str, base: Path | None) -> str:
     return str((path if base is None else base / path).resolve())
 
 
-def _choose(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise InputError(f"{name} must be {', '.join(known)}, not '{value}'")
-
-
-def _atleast(name: str, value: float, least: float) -> None:
-    if not value >= least or value == float("inf"):
-        raise InputError(f"{name} must be a finite number, at least {least}, not {value}")
-
-
 def _plain(value: Any) -> Any:
     """Without None, tuples as lists: what TOML and JSON hold."""
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items() if v is not None}
     return list(value) if isinstance(value, tuple) else value
+
+
+def _section(name: str, table: dict[str, Any]) -> list[str]:
+    """[name] with its plain keys, then a section for every table in it, a line an entry."""
+    inner = {k: v for k, v in table.items() if isinstance(v, dict)}
+    lines = ["", f"[{name}]", *(f"{k} = {_toml(v)}" for k, v in table.items() if k not in inner)]
+    for key, entries in inner.items():
+        lines += ["", f"[{name}.{key}]", *(f"{_toml(k)} = {_toml(v)}" for k, v in entries.items())]
+    return lines
 
 
 def _toml(value: Any) -> str:
@@ -226,5 +220,7 @@ def _toml(value: Any) -> str:
             return f'"{escaped}"'
         case list():
             return "[" + ", ".join(map(_toml, value)) + "]"
+        case dict():
+            return "{ " + ", ".join(f"{k} = {_toml(v)}" for k, v in value.items()) + " }"
         case _:
             return repr(value)

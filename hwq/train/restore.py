@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor, fx, nn
 
-from hwq.data import Images
+from hwq.data import Split
 from hwq.errors import InputError
 from hwq.models import build
 from hwq.quant import prepare
 from hwq.train.checkpoint import Checkpoint, Meta, fill, load
+from hwq.train.distributed import World
 
 
 def rebuild(checkpoint: Checkpoint, source: Path | str) -> fx.GraphModule:
@@ -45,9 +47,20 @@ class Normalise:
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, images: Images, mean: tuple[float, ...], std: tuple[float, ...], batch: int = 250
+    model: nn.Module,
+    images: Split,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    batch: int = 250,
+    world: World | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> float:
-    """Accuracy in percent, 0..100, of the network as it stands (fake-quantised or float), eval mode."""
+    """Accuracy in percent, 0..100, of the network as it stands (fake-quantised or float), eval mode.
+
+    world: processes that evaluate every so-manyth batch each; all get the whole set's accuracy.
+    progress: told after each batch how many images this process has done.
+    """
+    world = world or World()
     device = next(model.parameters(), torch.zeros(())).device
     channels = images.shape[2]
     if len(mean) != channels or len(std) != channels:
@@ -55,10 +68,13 @@ def evaluate(
     normalise = Normalise(mean, std, device)
     training = model.training
     model.eval()
-    right = 0
-    for i in range(0, len(images), batch):
-        pixels = torch.from_numpy(images.pixels[i : i + batch]).to(device)
-        labels = torch.from_numpy(images.labels[i : i + batch]).to(device)
-        right += int((model(normalise(pixels)).argmax(1) == labels).sum())
+    right = torch.zeros((), dtype=torch.int64, device=device)
+    done = 0
+    for pixels, labels in images.batches(batch, world.rank, world.size):
+        logits = model(normalise(torch.from_numpy(pixels).to(device)))
+        right += (logits.argmax(1) == torch.from_numpy(labels).to(device)).sum()
+        done += len(labels)
+        if progress is not None:
+            progress(done)
     model.train(training)
-    return 100 * right / len(images)
+    return 100 * int(world.sum(right)) / len(images)

@@ -88,6 +88,16 @@ def _unreadable_image(p: Place) -> Arguments:
     return ["train", "--data", f"folder:{root}", "--model", "mlp", "--out", p.tmp / "new"]
 
 
+def _unreadable_photo(p: Place) -> Arguments:
+    root = p.images("data")
+    (root / "train" / "4" / "1.png").write_bytes(b"not an image")
+    return ["train", "--data", f"folder:{root}", "--size", 32, "--model", "resnet8", "--out", p.tmp / "new"]
+
+
+def _grey(p: Place) -> Arguments:
+    return ["train", "--data", f"folder:{p.images('data')}", "--model", "resnet18", "--out", p.tmp / "new"]
+
+
 def _mixed_sizes(p: Place) -> Arguments:
     root = p.images("data")
     Image.new("L", (9, 8)).save(root / "train" / "4" / "1.png")
@@ -165,7 +175,13 @@ TRAIN = [
     Case(
         "no data folder", _train("--data", "folder:/nowhere/at/all"), 2, ("/nowhere/at/all", "no such folder")
     ),
-    Case("unknown data set", _train("--data", "imagenet"), 2, ("imagenet", "known")),
+    Case("unknown data set", _train("--data", "imagenett"), 2, ("imagenett", "known")),
+    Case("imagenet without path", _train("--data", "imagenet"), 2, ("imagenet:/path",)),
+    Case("unreadable image of those to scale", _unreadable_photo, 2, ("1.png", "cannot read", "--skip-bad")),
+    Case("grey images to a network for colours", _grey, 2, ("resnet18", "3 channels", "channels = 3")),
+    Case("network not of torchvision", _train("--model", "torchvision:resnet19"), 2, ("resnet19",)),
+    Case("two starts", _train("--init-from", "a.pt", "--pretrained", "b.pt"), 2, ("not both",)),
+    Case("size for digits", _train("--size", 32), 2, ("folders of images",)),
     Case("cifar not there", _train("--data", "cifar10:/nowhere"), 2, ("cifar10", "--download")),
     Case("folder without path", _train("--data", "folder"), 2, ("folder:/path",)),
     Case("no classes", _no_classes, 2, ("class folders",)),

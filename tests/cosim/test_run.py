@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hwq.cosim.build import Build, Built, build
+from hwq.compiler import Built
+from hwq.cosim.build import Build, build
 from hwq.cosim.library import Library
 from hwq.cosim.session import cosimulate
 from hwq.cosim.taps import TapPlan
@@ -119,7 +120,7 @@ def test_compile_error_names_line_and_log(tmp_path: Path) -> None:
 
 def test_cache_forgets_the_oldest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("hwq.cosim.build.KEEP", 2)
+    monkeypatch.setattr("hwq.compiler.KEEP", 2)
     libraries = [compiled(tmp_path, code=code).library for code in (1, 2, 3)]
     assert [path.exists() for path in libraries] == [False, True, True]
 

@@ -130,7 +130,7 @@ def test_layers_keep_names_and_parameters() -> None:
     after = dict(module.named_parameters())
     assert all(after[k] is v for k, v in before.items())
     assert isinstance(module.get_submodule("block1.conv1"), QuantConv2d)
-    assert "block1_relu2_quant" in table(module)
+    assert "block1_relu2_quant" in table(describe(module))
     assert all(not isinstance(m, ActQuantizer) or m.off is False for m in module.modules())
 
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from hwq.data import DataSpec, load_split
 from hwq.errors import InputError
+from hwq.engine import Preference, simulator
 from hwq.fixed import AutoFormat, ConstantFormat, IntType, parse_format
 from hwq.ir import Graph, Input, Output, Requant, Requantize, TensorSpec, verify
 from hwq.lower import Formats, RealConstants, lower
@@ -58,12 +59,13 @@ def images(count: int = 150) -> tuple[np.ndarray, np.ndarray]:
     return rng.integers(0, 256, (count, 1, 1, 2), dtype=np.uint8), rng.integers(0, 2, count)
 
 
+@pytest.mark.parametrize("engine", ["native", "torch"])
 @pytest.mark.parametrize("text", ["8,4", "4,2", "40,auto"])
-def test_local_errors_by_hand(text: str) -> None:
+def test_local_errors_by_hand(text: str, engine: Preference) -> None:
     """Only the body's share counts, and it is that of its own constants on the codes it really got."""
     pixels, labels = images()
     candidate = three_steps(parse_format(text))
-    result = evaluate_format(candidate, pixels, labels, threads=1)
+    result = evaluate_format(candidate, pixels, labels, runner=simulator(candidate.graph, 1, engine))
     assert body_layers(candidate.graph) == ("r1",)
     body = candidate.graph["r1"]
     assert isinstance(body, Requantize)

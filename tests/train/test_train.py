@@ -35,7 +35,7 @@ from hwq.train import (
     resume_recipe,
     train,
 )
-from hwq.train.optimise import learning_rate
+from hwq.train.schedule import learning_rate
 
 DIGITS = DataSpec(name="digits")
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -1,0 +1,75 @@
+"""Options that several commands share: which network on which data, and how it is quantised."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_DATA = (
+    click.option("--model", help="digits, resnet20, resnet18, torchvision:NAME, module.py:factory, ..."),
+    click.option("--data", help="digits, cifar10, cifar100, imagenet:/path, folder:/path."),
+    click.option("--size", type=int, help="Folders: scale the images to squares of so many pixels."),
+    click.option("--resize", type=int, help="Pixels of the shorter side before the centre is cut out."),
+    click.option(
+        "--skip-bad", is_flag=True, default=None, help="Folders: leave out files that cannot be read."
+    ),
+    click.option("--download", is_flag=True, default=None, help="Fetch cifar10/cifar100 when missing."),
+    click.option("--mean", help="Per channel on the 0..1 scale, as in .485,.456,.406."),
+    click.option("--std", help="Per channel on the 0..1 scale."),
+)
+
+_QUANT = (
+    click.option(
+        "--weights", "weight_method", help="Weight method: dorefa, dsq, lsq, mse, percentile, uniform."
+    ),
+    click.option(
+        "--acts",
+        "act_method",
+        help="Activation method: dorefa, dsq, lsq, lsq+, mpact, pact, pact-fixed, uniform.",
+    ),
+    click.option("-w", "weight_bits", type=int, help="Weight bits, 1..16, 32 = off."),
+    click.option("-a", "act_bits", type=int, help="Activation bits, 1..16, 32 = off."),
+    click.option(
+        "--first", metavar="WORD", help="First layer/image: weights (8 bits/as -a), 8/8, same, off."
+    ),
+    click.option("--last", metavar="WORD", help="Last layer/what it reads: the same words."),
+    click.option("--first-bits", type=int, help="Weight bits of the first layer."),
+    click.option("--last-bits", type=int, help="Weight bits of the last layer."),
+    click.option(
+        "--layer",
+        metavar="PATTERN=WHAT",
+        multiple=True,
+        help="For the layers and activations of that name (* fits anything), as in 'blocks.*.expand=w6a6'. "
+        "WHAT: w6a6, w6, a6, weights:METHOD, acts:METHOD, per-channel, per-tensor, joined by commas. "
+        "Repeatable, later ones win.",
+    ),
+    click.option(
+        "--per-channel/--per-tensor", default=None, help="Scales of weights: one a channel, or one."
+    ),
+    click.option("--branch/--no-branch", default=None, help="Quantise residual branches before the add."),
+    click.option(
+        "--quantize-input/--no-quantize-input",
+        default=None,
+        help="Codes for the image, or floats: then export with --off-bits.",
+    ),
+)
+
+
+def data_options(command: F) -> F:
+    """The flags of `hwq.train.flags` that name network and data."""
+    return _all(_DATA, command)
+
+
+def quant_options(command: F) -> F:
+    """The flags of `hwq.train.flags` that make a policy."""
+    return _all(_QUANT, command)
+
+
+def _all(options: tuple[Callable[[F], F], ...], command: F) -> F:
+    for option in reversed(options):  # the last decorator applied is the first in --help
+        command = option(command)
+    return command

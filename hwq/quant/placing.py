@@ -1,0 +1,226 @@
+"""Where activation quantisers go in a traced network."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import fx
+
+from hwq.quant.choices import IMAGE, ActSite, Choices, Role
+from hwq.quant.contract import Quantizer
+from hwq.quant.methods import make_act
+from hwq.quant.tracing import SHAPE, Kind, owner
+
+INPUT_QUANT = "input_quant"
+OF = "hwq_of"
+"""Key of a quantiser node's meta: paths of the modules whose result it quantises, first to last."""
+
+
+def readers(node: fx.Node, kinds: dict[fx.Node, Kind]) -> list[fx.Node]:
+    """The nodes that read a value, looking through what does nothing (dropout)."""
+    found: list[fx.Node] = []
+    for user in node.users:
+        found += readers(user, kinds) if kinds[user] is Kind.SKIP else [user]
+    return [n for n in found if kinds.get(n) is not Kind.SHAPE]
+
+
+def freeze(quantizer: Quantizer) -> None:
+    """One that is off: processes that train together would wait for gradients that never come."""
+    quantizer.requires_grad_(False)
+
+
+class Placer:
+    """One walk over the nodes in order; `raw` nodes hold values that are not codes yet."""
+
+    def __init__(
+        self, module: fx.GraphModule, kinds: dict[fx.Node, Kind], choices: Choices, *, branch: bool
+    ) -> None:
+        self.module, self.kinds, self.choices, self.branch = module, kinds, choices, branch
+        self.raw: set[fx.Node] = set()
+        self.positive: set[fx.Node] = set()
+        # arithmetic that does not follow a layer: a BN, with or without ReLU, on codes
+        self.on_codes: set[fx.Node] = set()
+        self.names: set[str] = set(dict(module.named_modules()))
+
+    def run(self) -> None:
+        """Insert them all."""
+        for node, kind in list(self.kinds.items()):
+            self._classify(node, kind)
+            if node in self.raw and self._ends(node):
+                self._insert([node])
+
+    def _classify(self, node: fx.Node, kind: Kind) -> None:
+        sources = [n for n in node.all_input_nodes if self.kinds.get(n) is not Kind.SHAPE]
+        raw = [n for n in sources if n in self.raw]
+        positive = bool(sources) and all(n in self.positive for n in sources)
+        match kind:
+            case Kind.INPUT | Kind.LAYER | Kind.ADD | Kind.AVERAGE:
+                self.raw.add(node)
+                positive = positive and kind in (Kind.ADD, Kind.AVERAGE)
+            case Kind.NORM:
+                self.raw.add(node)
+                positive = False
+                if not raw:
+                    self.on_codes.add(node)
+            case Kind.RELU:
+                positive = True
+                if raw:
+                    self.raw.add(node)
+            case Kind.SKIP | Kind.CODES:
+                # only logits reach here unquantised (`_ends`)
+                if raw:
+                    self.raw.add(node)
+            case Kind.CONCAT:
+                self._insert(sources)
+                positive = all(self._source(n) in self.positive for n in node.all_input_nodes)
+            case Kind.SHAPE | Kind.OUTPUT:
+                return
+        if positive:
+            self.positive.add(node)
+
+    def _source(self, node: fx.Node) -> fx.Node:
+        """The node that an inserted quantiser stands for."""
+        return node.all_input_nodes[0] if node not in self.kinds else node
+
+    # -- where a chain ends
+
+    def _ends(self, node: fx.Node) -> bool:
+        """Whether the chain of arithmetic ends here, so that codes are due."""
+        kind = self.kinds[node]
+        if kind is Kind.INPUT:
+            return True
+        if kind in (Kind.SKIP, Kind.CODES):
+            return False
+        found = readers(node, self.kinds)
+        kinds = [self.kinds[r] for r in found]
+        if self._is_result(node):
+            return False
+        if len(found) == 1:
+            if kinds[0] is Kind.RELU and kind is not Kind.RELU:
+                return False
+            if kinds[0] is Kind.NORM and kind is Kind.LAYER:
+                return False
+        if Kind.CONCAT in kinds and all(k in (Kind.CONCAT, Kind.LAYER) for k in kinds):
+            # the concat's quantiser serves every reader
+            return False
+        joins = bool(found) and all(k is Kind.ADD for k in kinds)
+        return not (joins and self._is_branch(node) and not self.branch)
+
+    def _is_result(self, node: fx.Node) -> bool:
+        """Whether the value goes to the output and nowhere else: logits."""
+        for reader in readers(node, self.kinds):
+            kind = self.kinds[reader]
+            if kind is Kind.OUTPUT or (kind is Kind.CODES and self._is_result(reader)):
+                continue
+            return False
+        return True
+
+    def _is_branch(self, node: fx.Node) -> bool:
+        kind = self.kinds[node]
+        return kind is Kind.LAYER or (kind is Kind.NORM and node not in self.on_codes)
+
+    # -- what it gets
+
+    def _site(self, name: str, nodes: Sequence[fx.Node]) -> ActSite:
+        chains = [path for node in nodes for path in self._chain(node)]
+        return ActSite(
+            names=(name, *dict.fromkeys(chains)),
+            role=self._role(nodes),
+            entry=self._entry(nodes),
+            last=self._feeds_last(nodes),
+        )
+
+    def _role(self, nodes: Sequence[fx.Node]) -> Role:
+        if len(nodes) > 1:
+            return Role.PLAIN
+        match self.kinds.get(nodes[0]):
+            case Kind.INPUT:
+                return Role.IMAGE
+            case Kind.AVERAGE:
+                return Role.POOL
+            case Kind.NORM if nodes[0] in self.on_codes:
+                return Role.NORM
+            case _:
+                return Role.PLAIN
+
+    def _chain(self, node: fx.Node) -> list[str]:
+        """Paths of what ends in the node, first to last: conv, BN, ReLU; an add and its ReLU."""
+        while node not in self.kinds:  # a concat of concats: one quantiser after another
+            node = self._source(node)
+        kind = self.kinds[node]
+        path = IMAGE if kind is Kind.INPUT else self._path(node)
+        before = next(iter(node.all_input_nodes), None)
+        inside = kind is Kind.RELU or (kind is Kind.NORM and node not in self.on_codes) or kind is Kind.SKIP
+        if inside and before in self.kinds and before in self.raw:
+            return [*self._chain(before), *([] if kind is Kind.SKIP else [path])]
+        return [path]
+
+    def _path(self, node: fx.Node) -> str:
+        """'layer1.0.relu1' for a module, 'layer1.0.add' for a function in the forward of layer1.0."""
+        if node.op == "call_module":
+            return str(node.target)
+        return ".".join(p for p in (owner(node), re.sub(r"_\d+$", "", node.name)) if p)
+
+    def _entry(self, nodes: Sequence[fx.Node]) -> int:
+        """The list entry of the first module that reads the value, directly or through what is in none."""
+        entries = self.choices.entries
+        for node in self._after(nodes, set(Kind)):
+            found = entries.find(str(node.target) if node.op == "call_module" else owner(node))
+            if found is not None:
+                return found
+        return len(entries.paths) - 1
+
+    def _feeds_last(self, nodes: Sequence[fx.Node]) -> bool:
+        """Whether the last layer reads these very codes, moved about at most."""
+        moves = {Kind.CODES, Kind.SKIP, Kind.CONCAT, Kind.RELU}
+        return any(node.target == self.choices.layers[-1] for node in self._after(nodes, moves))
+
+    def _after(self, nodes: Sequence[fx.Node], through: set[Kind]) -> Iterator[fx.Node]:
+        """What depends on the nodes, in execution order, looking only through nodes of some kinds."""
+        reached = set(nodes)
+        for node in self.module.graph.nodes:
+            kind = self.kinds.get(node, Kind.CODES)  # an inserted quantiser hands codes on
+            if kind is Kind.SHAPE or node in reached or reached.isdisjoint(node.all_input_nodes):
+                continue
+            yield node
+            if kind in through:
+                reached.add(node)
+
+    # -- the quantiser
+
+    def _insert(self, nodes: list[fx.Node]) -> None:
+        """The same quantiser, so one scale, after each of the nodes; every reader then reads codes."""
+        signed = not all(self._source(n) in self.positive for n in nodes)
+        image = self.kinds.get(nodes[0]) is Kind.INPUT and len(nodes) == 1
+        name = INPUT_QUANT if image else self._name(self._source(nodes[-1]), joined=len(nodes) > 1)
+        site = self._site(name, nodes)
+        choice = self.choices.act(site)
+        quantizer = make_act(choice.method, choice.bits, signed=signed)
+        if quantizer.off:
+            freeze(quantizer)
+        reference = next(self.module.parameters(), torch.zeros(()))
+        self.module.add_submodule(name, quantizer.to(reference.device).train(self.module.training))
+        self.names.add(name)
+        for node in dict.fromkeys(nodes):
+            graph = self.module.graph
+            with graph.inserting_after(node):
+                call = graph.create_node("call_module", name, (node,), name=name)
+            call.meta = {**{k: v for k, v in node.meta.items() if k != SHAPE}, OF: site.names[1:]}
+            call.stack_trace = node.stack_trace
+            for user in list(node.users):
+                if user is not call and self.kinds.get(user) is not Kind.SHAPE:
+                    user.replace_input_with(node, call)
+            self.raw.discard(node)
+            if node in self.positive:
+                self.positive.add(call)
+
+    def _name(self, node: fx.Node, *, joined: bool) -> str:
+        base = self._path(node).replace(".", "_")
+        name = f"{base}_cat_quant" if joined else f"{base}_quant"
+        count = 1
+        while name in self.names:
+            count += 1
+            name = f"{base}_{count}_quant"
+        return name

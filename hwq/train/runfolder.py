@@ -1,0 +1,44 @@
+"""The files of a run folder, and which folders may become one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from hwq.errors import InputError
+from hwq.files import check_writable, write_atomically
+from hwq.train.checkpoint import BEST, LAST, find
+
+METRICS, RECIPE, BOARD = "metrics.jsonl", "recipe.toml", "tensorboard"
+
+
+def check_out(out: Path, resume: bool) -> None:
+    """Raise InputError or OSError, before any work is done, for a folder that cannot be the run's."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: is a file; --out takes a folder")
+    check_writable(out)
+    if resume:
+        find(out)
+        return
+    if (out / LAST).exists():
+        raise InputError(f"{out}: holds a run already; --resume goes on with it, or choose another --out")
+    if out.is_dir() and any(p.name not in (METRICS, RECIPE, BOARD) for p in out.iterdir()):
+        raise InputError(f"{out}: is not empty and not a run of `hwq train`; choose another --out")
+
+
+def add_metrics(out: Path, row: dict[str, Any]) -> None:
+    """One more line of metrics.jsonl; written before the epoch's checkpoint, so that a kill loses none."""
+    with (out / METRICS).open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(row) + "\n")
+
+
+def tidy(out: Path, epochs: int) -> None:
+    """Going on after `epochs` epochs: without later lines of metrics, and what a kill left half-written."""
+    path = out / METRICS
+    if path.is_file():
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[:epochs]
+        write_atomically(path, "".join(lines).encode())
+    for name in (LAST, BEST, METRICS, RECIPE):
+        for left in out.glob(f".{name}.*"):
+            left.unlink(missing_ok=True)

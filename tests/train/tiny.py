@@ -1,0 +1,34 @@
+"""A network of everything that training touches, small enough for many short runs."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class Tiny(nn.Module):
+    """conv - BN - ReLU, a residual conv - BN, ReLU, dropout, average pool, linear."""
+
+    def __init__(self, classes: int, drop: float) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 8, 3, stride=2, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(8)
+        self.relu1 = nn.ReLU()
+        self.conv = nn.Conv2d(8, 8, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(8)
+        self.relu2 = nn.ReLU()
+        self.drop = nn.Dropout(drop)
+        self.pool = nn.AvgPool2d(4)
+        self.linear = nn.Linear(8, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu1(self.bn1(self.stem(x)))
+        x = self.relu2(self.bn2(self.conv(x)) + x)
+        return self.linear(self.pool(self.drop(x)).flatten(1))
+
+
+def make(classes: int = 10) -> nn.Module:
+    return Tiny(classes, 0.0)
+
+
+def dropping(classes: int = 10) -> nn.Module:
+    return Tiny(classes, 0.3)
