@@ -9,7 +9,7 @@ from torch.nn import functional
 from hwq.fixed import Rounding, parse_edge, parse_format
 from hwq.ir import Graph
 from hwq.lower import Formats, lower
-from hwq.quant import Policy, calibrate, prepare
+from hwq.quant import ACT_METHODS, WEIGHT_METHODS, Policy, calibrate, prepare
 from tests.graphs import SeededSource
 
 
@@ -166,8 +166,8 @@ def random_policy(seed: int) -> Policy:
         last_bits=source.choice([None, 8]),
         pool_bits=source.choice([4, 8, 12]),
         branch=source.integer(0, 1) == 1,
-        weight_method=source.choice(["dorefa", "uniform"]),
-        act_method=source.choice(["mpact", "pact", "uniform"]),
+        weight_method=source.choice(list(WEIGHT_METHODS)),
+        act_method=source.choice(list(ACT_METHODS)),
         per_channel=source.integer(0, 1) == 1,
     )
 

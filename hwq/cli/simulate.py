@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 PAGE = "report.html"
 _AP_IMAGES = 200
+_AP_WORK = 16_000_000_000
+"""Multiply-accumulates that the ap build does unasked: some minutes."""
 _PAGE_IMAGES = 32
 _HERE = ("integer", "C++")
 _SIDES = {"torch": "Python", "native": "the native engine"}
@@ -27,7 +29,7 @@ _SIDES = {"torch": "Python", "native": "the native engine"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulateOptions:
-    """The command's options. images: None for all (at most 200 in the ap build)."""
+    """The command's options. images: None for the default, see `default_images`."""
 
     images: int | None = None
     build: str = "ap"
@@ -41,7 +43,9 @@ class SimulateOptions:
 
 @click.command
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--images", type=click.IntRange(min=1), help=f"Default: all; {_AP_IMAGES} for --build ap.")
+@click.option(
+    "--images", type=click.IntRange(min=1), help=f"Default: all; at most {_AP_IMAGES} for --build ap."
+)
 @click.option(
     "--build",
     "build",
@@ -128,7 +132,7 @@ def simulate_project(
     for edit in edits:
         click.echo(f"{'accepted' if options.accept else 'changed since export'}: {edit}", err=True)
     graph = load(folder)
-    batch = _batch(manifest, options)
+    batch = _batch(manifest, options, graph)
     if batch.note:
         click.echo(f"note: {batch.note}", err=True)
     sink = None
@@ -191,10 +195,18 @@ def _write_page(folder: Path, graph: Graph, batch: Batch, report: Report, manife
     )
 
 
-def _batch(manifest: Manifest, options: SimulateOptions) -> Batch:
+def default_images(macs: int, build: str, total: int) -> int:
+    """How many of `total` images run unasked, for a network of so many multiply-accumulates an image."""
+    if build == "native":
+        return total
+    return min(total, _AP_IMAGES, max(1, _AP_WORK // max(macs, 1)))
+
+
+def _batch(manifest: Manifest, options: SimulateOptions, graph: Graph) -> Batch:
     """The images to run: of --data, else of training's data, else the project's golden ones."""
     from hwq.cosim.project import Batch, golden_batch
     from hwq.data import DataSpec, load_split
+    from hwq.ir import Conv2d, Linear
 
     recorded = manifest.raw.get("data")
     note = "the project records no data set"
@@ -211,11 +223,14 @@ def _batch(manifest: Manifest, options: SimulateOptions) -> Batch:
                 raise
             note = str(error)
         else:
-            total = len(found)
-            count = options.images or (_AP_IMAGES if options.build == "ap" else total)
-            found = found.head(count)
+            total, macs = len(found), sum(op.macs for op in graph if isinstance(op, Conv2d | Linear))
+            usual = default_images(macs, options.build, total)
+            note = ""
+            if options.images is None and usual < min(total, _AP_IMAGES):
+                note = f"a large network: {usual} images in the ap build (--images asks for more)"
+            found = found.head(options.images or usual)
             what = f"{len(found)} of {total} test images of {spec}"
-            return Batch(pixels=found.pixels, labels=found.labels, what=what)
+            return Batch(pixels=found.pixels, labels=found.labels, what=what, note=note)
     return golden_batch(manifest, f"{note}; running the project's golden vectors instead (or give --data)")
 
 

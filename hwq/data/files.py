@@ -105,9 +105,9 @@ class Files:
 
 
 class Loader:
-    """Worker processes that live as long as this object and decode the batches they are asked for, in order.
+    """Worker processes that decode the batches they are asked for, in order.
 
-    random: train on random views of it instead of the centre.
+    random: views to train on, instead of the centre; its workers stay from epoch to epoch.
     """
 
     def __init__(self, files: Files, random: RandomView | None = None, *, pin: bool = False) -> None:
@@ -120,7 +120,7 @@ class Loader:
                 _Decoder(files, random),
                 batch_sampler=self.queue,
                 num_workers=workers,
-                persistent_workers=workers > 0,
+                persistent_workers=workers > 0 and random is not None,
                 collate_fn=_stack,
                 worker_init_fn=_ignore_ctrl_c,
                 pin_memory=pin,

@@ -11,7 +11,7 @@ from hwq.quant.contract import Quantizer, spread
 from hwq.quant.rounding import between, product_sum, signs
 from hwq.quant.uniform import UniformAct, UniformWeight
 
-_START, _LEAST, _MOST = 0.2, 1e-4, 0.5
+_START, _LEAST, _MOST = 0.2, 1e-3, 0.5
 
 
 class _SoftQuant(torch.autograd.Function):
@@ -61,13 +61,32 @@ class _SoftSign(torch.autograd.Function):
         return dv, da * 2
 
 
+class _Kept(torch.autograd.Function):
+    """clamp(raw, _LEAST, _MOST); the gradient passes, but not where a step would leave the range further."""
+
+    @staticmethod
+    def forward(ctx: Any, raw: Tensor) -> Tensor:
+        ctx.save_for_backward(raw)
+        return raw.clamp(_LEAST, _MOST)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (raw,) = ctx.saved_tensors
+        g = grads[0]
+        leaves = ((raw <= _LEAST) & (g > 0)) | ((raw >= _MOST) & (g < 0))
+        return torch.where(leaves, 0.0, g)
+
+
 def _soft(g: Tensor, u: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
-    """(g z k/2 sech^2(k u), sum of g/2 (z^2 tanh(k u) - z u sech^2(k u) 2 / (a (2 - a)))); g is masked."""
+    """(g z k/2 sech^2(k u), sum of g/2 (z^2 tanh(k u) - z u sech^2(k u) 2 / (a (2 - a)))).
+
+    g is masked already; g and u are written over: fresh memory costs more than the arithmetic.
+    """
     k, z = torch.log(2 / a - 1), 1 / (1 - a)
-    p = torch.mul(u, 2 * k).sigmoid_()
-    quarter = torch.ops.aten.sigmoid_backward(g, p)  # g sech^2 / 4
+    p = torch.sigmoid(u.mul_(2 * k))
     tanh = 2 * product_sum(g, p) - g.sum()
-    da = z.square() / 2 * tanh - 4 * z / (a * (2 - a)) * product_sum(quarter, u)
+    quarter = torch.ops.aten.sigmoid_backward(g, p, grad_input=g)  # g sech^2 / 4
+    da = z.square() / 2 * tanh - 2 * z / (a * (2 - a) * k) * product_sum(quarter, u)
     return quarter.mul_(2 * z * k), da
 
 
@@ -83,12 +102,12 @@ class _Soft(Quantizer):
 
     def learn_alpha(self) -> None:
         """Make the parameter behind `alpha`."""
-        share = torch.tensor((_START - _LEAST) / (_MOST - _LEAST), dtype=torch.float64)
-        self.raw = nn.Parameter(torch.logit(share).float(), requires_grad=not self.off)
+        self.raw = nn.Parameter(torch.tensor(_START), requires_grad=not self.off)
 
     def alpha(self) -> Tensor:
-        """0-dim, differentiable, in [0.0001, 0.5]; starts at 0.2."""
-        return _LEAST + (_MOST - _LEAST) * torch.sigmoid(self.raw)
+        """0-dim, differentiable, in [0.001, 0.5]; starts at 0.2."""
+        kept: Tensor = _Kept.apply(self.raw)
+        return kept
 
 
 class DsqWeight(_Soft, UniformWeight):

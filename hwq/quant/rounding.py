@@ -66,14 +66,15 @@ class _FakeQuant(torch.autograd.Function):
         dx = between(g, x, lo * s, hi * s)
         ds: Tensor | None = None
         if ctx.needs_input_grad[1]:
-            ds = _at_least(g, x, hi * s).sum() * hi
+            work = _at_least(g, x, hi * s)
+            ds = work.sum() * hi
             if lo != 0:
                 ds = ds + (g * (x <= lo * s)).sum() * lo
             if inside:
-                # rd(v) - v = 1/2 - frac(v + 1/2); from lo on nothing is negative, so frac is v - floor(v)
-                part = torch.div(x, s).add_(0.5 - lo).frac_()
+                # rd(v) - v = 1/2 - frac(v + 1/2); from lo on nothing is negative, so frac is v - floor(v).
+                # Written over `work`: fresh memory costs more than the arithmetic
+                part = torch.div(x, s, out=work).add_(0.5 - lo).frac_()
                 ds = ds + dx.sum() * 0.5 - product_sum(dx, part)
-            ds = ds.to(s.dtype)
         return dx, ds, None, None, None
 
 

@@ -48,19 +48,17 @@ class MseWeight(UniformWeight):
     """c = the one of least squared error among max|w| * 2^(-i/8), i = 0..32."""
 
     def clip(self, w: Tensor) -> Tensor:
-        # in float32 with float64 sums whatever w is, so that training and export choose alike
-        sizes, hi = self.rows(w).float(), self.type.hi
-        peak = sizes.amax(1)
-        least = torch.full_like(peak, torch.inf, dtype=torch.float64)
-        best = torch.ones_like(least)
+        # in float64 whatever w is, so that training and export choose alike
+        sizes, hi = self.rows(w).double(), self.type.hi
+        peak, error = sizes.amax(1), torch.empty_like(sizes)
+        best, least = torch.ones_like(peak), torch.full_like(peak, torch.inf)
         for i in range(_CANDIDATES):
             share = 2.0 ** (-i / _PER_OCTAVE)
             s = (peak * (share / hi)).clamp_min(1e-30)[:, None]
-            codes = torch.div(sizes, s).add_(0.5).floor_().clamp_(max=hi)
-            error = codes.mul_(s).sub_(sizes).square_().sum(1, dtype=torch.float64)
-            better = error < least
-            best.masked_fill_(better, share)
-            least = torch.where(better, error, least)
+            torch.div(sizes, s, out=error).add_(0.5).floor_().clamp_(max=hi).mul_(s)
+            found = error.sub_(sizes).square_().sum(1)
+            best = torch.where(found < least, share, best)
+            least = torch.minimum(found, least)
         return self.reduced(w) * (best if self.per_channel else best[0]).to(w.dtype)
 
 

@@ -102,10 +102,13 @@ class Batches:
             flip = torch.rand(self.batch, 1, generator=generator)[self.part] < 0.5
             columns = torch.where(flip, columns.flip(1), columns)
         padded = functional.pad(pixels, (0, 0, pad, pad, pad, pad))
-        which = torch.arange(len(pixels))[:, None, None]
-        return padded[
-            which.to(self.device), rows[:, :, None].to(self.device), columns[:, None, :].to(self.device)
-        ]
+        which = torch.arange(len(pixels), device=self.device)[:, None, None]
+        return padded[which, onto(rows[:, :, None], self.device), onto(columns[:, None, :], self.device)]
+
+
+def onto(index: Tensor, device: torch.device) -> Tensor:
+    """The same on the device, without waiting for the step that the device is still at."""
+    return index.to(device, non_blocking=True)
 
 
 class _Resident:
@@ -117,7 +120,7 @@ class _Resident:
 
     def load(self, epoch: int, chosen: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         for index in chosen:
-            where = index.to(self.pixels.device)
+            where = onto(index, self.pixels.device)
             yield self.pixels[where], self.labels[where]
 
 

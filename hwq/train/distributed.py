@@ -7,10 +7,11 @@ speaks; the others follow it. Without torchrun there is one process, and every m
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import NoReturn, TypeVar
@@ -26,7 +27,7 @@ from hwq.errors import HwqError, InputError, ToolError
 _PATIENCE = timedelta(hours=1)
 """How long one process may keep the others waiting: for the first decoding of a large data set, say."""
 _GRACE = 5.0
-"""Seconds in which the process that failed first gets its line out."""
+"""Seconds in which a process that failed may say why."""
 _FAILED = f"failed {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
 """Where the processes count their failures; torchrun may start them again."""
 
@@ -141,6 +142,9 @@ def joined(device: str) -> Iterator[World]:
 
 def _leave(error: BaseException, store: Store) -> NoReturn:
     """Raise the error where this process is the first to fail, else exit: the user reads one line."""
+    with suppress(ValueError):  # not the main thread
+        # torchrun ends all as soon as one is gone: the line comes first
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if _is_lost(error):
         if _told(store):
             sys.exit(1)
@@ -150,7 +154,6 @@ def _leave(error: BaseException, store: Store) -> NoReturn:
         )
     if store.add(_FAILED, 1) == 1:
         raise error
-    time.sleep(_GRACE / 10)  # torchrun ends all once one is gone: let the first finish its line
     sys.exit(error.exit_code if isinstance(error, HwqError) else 1)
 
 

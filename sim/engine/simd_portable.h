@@ -58,7 +58,7 @@ inline Vec dot_words(Vec acc, Vec x, Vec w) {
   int16_t a[8], b[8]; // in memory order, whichever end comes first
   memcpy(a, &x, sizeof a);
   memcpy(b, &w, sizeof b);
-  Vec pairs;
+  Vec pairs = {};
   for (int i = 0; i < LANES; ++i) pairs[i] = a[2 * i] * b[2 * i] + a[2 * i + 1] * b[2 * i + 1];
   return add(acc, pairs);
 #endif
@@ -77,7 +77,7 @@ inline Sums multiply_add(Sums s, Vec x, Vec m) {
   return s;
 }
 inline Vec shifted(Sums s, Sums by) {
-  Vec v;
+  Vec v = {};
   for (int i = 0; i < 2; ++i) {
     v[2 * i] = static_cast<int32_t>(s.even[i] >> by.even[i]);
     v[2 * i + 1] = static_cast<int32_t>(s.odd[i] >> by.odd[i]);

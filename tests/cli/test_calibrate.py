@@ -10,9 +10,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from hwq.models import build
 from hwq.quant import ACT_METHODS, WEIGHT_METHODS
 from hwq.train import load, read_recipe, restore
 from hwq.train import posttraining as module
+from hwq.train.checkpoint import load_weights
 from tests.cli.conftest import Hwq, quiet, snapshot
 
 STAGES = ["float", "weights quantised", "activations quantised", "bias correction"]
@@ -21,9 +23,9 @@ NORMS = [*STAGES[:2], "batch norms", STAGES[2], "batch norms again", STAGES[3]]
 
 @pytest.fixture(scope="session")
 def floating(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The residual CNN on digits as floats, one epoch: never changed."""
+    """The residual CNN on digits as floats, two epochs: never changed."""
     run = tmp_path_factory.mktemp("float") / "digits"
-    quiet("train", "--float", "--epochs", 1, "--out", run)
+    quiet("train", "--float", "--epochs", 2, "--out", run)
     return run
 
 
@@ -113,7 +115,8 @@ def test_sources(kind: str, floating: Path, tmp_path: Path, hwq: Hwq) -> None:
     stored = load(floating)
     source, more = floating / "best.safetensors", []
     if kind != "checkpoint":
-        source = (_plain if kind == "safetensors" else _torch)(stored.model, tmp_path / "net")
+        weights, _ = load_weights(floating)
+        source = (_plain if kind == "safetensors" else _torch)(weights, tmp_path / "net")
         numbers = [",".join(map(str, v)) for v in (stored.meta.mean, stored.meta.std)]
         more = ["--data", "digits", "--model", "digits", "--mean", numbers[0], "--std", numbers[1]]
     if kind == "recipe":
@@ -170,8 +173,6 @@ def test_training_with_other_bits_calibrates_afresh(calibrated: Path, tmp_path: 
 )
 def test_every_method_is_calibrated_and_is_a_start(weights: str, acts: str, tmp_path: Path, hwq: Hwq) -> None:
     torch.manual_seed(0)
-    from hwq.models import build
-
     source = tmp_path / "mlp.pt"
     torch.save(build("mlp", (8, 8, 1), 10).state_dict(), source)
     methods = ("--model", "mlp", "--data", "digits", "--weights", weights, "--acts", acts, "-w", 4)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hwq.data import NAMES, DataSpec
-from hwq.models import MODELS
+from hwq.models import MODELS, VISION
 from hwq.quant import ACT_METHODS, WEIGHT_METHODS, Policy
 from hwq.train.recipe import Schedule, read_recipe
 
@@ -35,9 +35,9 @@ def test_every_key_is_on_the_page(title: str, kind: type, more: set[str]) -> Non
 
 
 def test_names_on_the_page_exist() -> None:
-    named = _keys("model") - {"b", "path/net.py:factory"}
-    assert named <= set(MODELS)
-    assert {m.removesuffix("b") for m in MODELS} - {"mobilenetv2-identity"} <= named
+    named = _keys("model") - {"b", "path/net.py:factory", "torchvision:NAME"}
+    assert named <= {*MODELS, *VISION}
+    assert {m.removesuffix("b") for m in MODELS} - {"mobilenetv2-identity"} | set(VISION) <= named
     data = _section("[data]")
     assert all(f"`{name}`" in data for name in NAMES)
     quant = _section("[quant]")

@@ -156,7 +156,7 @@ def test_workers_change_nothing(root: Path) -> None:
 def test_ctrl_c_reaches_no_decoder_and_a_kill_is_told(root: Path) -> None:
     files = load_split(_spec(root), "train", files=True, workers=1)
     assert isinstance(files, Files)
-    loader = Loader(files)
+    loader = Loader(files, RandomView(size=24))
     passes = loader.load([(0, 0)] for _ in range(1000))
     next(passes)
     worker = loader.loader._iterator._workers[0]  # type: ignore[union-attr]

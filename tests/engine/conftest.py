@@ -31,6 +31,7 @@ from hwq.ir import (
 from hwq.simulate import run_oracle, storage_dtype
 
 U8 = IntType(bits=8, signed=False)
+STRICT = ("-Wall", "-Wextra", "-Wshadow", "-Werror")
 
 
 def simde() -> Path | None:
@@ -55,7 +56,7 @@ class Variant:
 def variant(name: str) -> Variant:
     """The variant, or a skip that says what is missing."""
     if name == "plain":  # what a CPU that is not x86 gets
-        return Variant(CpuPath.PORTABLE, ("-O1", "-DHWQ_ENGINE_PLAIN"))
+        return Variant(CpuPath.PORTABLE, ("-O1", *STRICT, "-DHWQ_ENGINE_PLAIN"))
     if name == "emulated":
         folder = simde()
         if folder is None:
@@ -76,9 +77,28 @@ def compiled(request: pytest.FixtureRequest) -> Variant:
     return variant(request.param)
 
 
-def assert_same(engine: Engine, pixels: npt.NDArray[np.uint8], **options: Any) -> None:
+Codes = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A graph, images, and what the oracle says of every op: made once for all variants."""
+
+    graph: Graph
+    pixels: npt.NDArray[np.uint8]
+    expected: Codes
+
+    @staticmethod
+    def of(graph: Graph, pixels: npt.NDArray[np.uint8]) -> Case:
+        return Case(graph, pixels, run_oracle(graph, pixels))
+
+
+def assert_same(
+    engine: Engine, pixels: npt.NDArray[np.uint8], expected: Codes | None = None, **options: Any
+) -> None:
     """Every op against the oracle, with all outputs kept; then the logits with nothing else kept."""
-    expected = run_oracle(engine.graph, pixels)
+    if expected is None:
+        expected = run_oracle(engine.graph, pixels)
     got = engine.run(pixels, keep="all", **options)
     for op in engine.graph:
         ours, theirs = got.outputs[op.name], expected[op.name]

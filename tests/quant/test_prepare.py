@@ -59,6 +59,8 @@ def test_operands_of_a_concat_share_one_quantiser() -> None:
     cat = next(n for n in module.graph.nodes if n.target is torch.cat)
     targets = [n.target for n in cat.args[0]]
     assert targets == ["act_cat_quant", "act_cat_quant"]
+    rows = [r for r in describe(module) if r.name == "act_cat_quant"]
+    assert [(r.of, r.shape) for r in rows] == [("max_pool2d c act", (4, 4, 4))]
 
 
 def test_the_batch_size_stays_free_and_other_sizes_become_constants() -> None:

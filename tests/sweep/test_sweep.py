@@ -15,8 +15,8 @@ from click.testing import CliRunner
 from torch import nn
 
 from hwq.data import DataSpec, load_split
-from hwq.errors import InputError
 from hwq.engine import Preference, simulator
+from hwq.errors import InputError
 from hwq.fixed import AutoFormat, ConstantFormat, IntType, parse_format
 from hwq.ir import Graph, Input, Output, Requant, Requantize, TensorSpec, verify
 from hwq.lower import Formats, RealConstants, lower

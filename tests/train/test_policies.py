@@ -242,6 +242,10 @@ TABLES = {
         "weights 4-bit dorefa x 7, 8-bit dorefa x 2",
         "activations 4-bit mpact x 7, 8-bit uniform x 1, 8-bit mpact x 1",
     ),
+    "mobilenet_v2-lsq-w4a4-8-8.toml": (
+        "weights 4-bit lsq x 51, 8-bit lsq x 2",
+        "activations 4-bit lsq x 52, 8-bit uniform x 1, 8-bit lsq x 1",
+    ),
     "mobilenetv2-w8a8.toml": (
         "weights 8-bit dorefa x 68",
         "activations 8-bit mpact x 54, 8-bit uniform x 1",
@@ -269,6 +273,10 @@ TABLES = {
     "resnet20-w8a8.toml": (
         "weights 8-bit dorefa x 20",
         "activations 8-bit mpact x 20, 8-bit uniform x 1",
+    ),
+    "resnet50-lsq-w4a4-8-8.toml": (
+        "weights 4-bit lsq x 52, 8-bit lsq x 2",
+        "activations 4-bit lsq x 49, 8-bit uniform x 1, 8-bit lsq x 1",
     ),
     "toynet-cfg-1.toml": (
         "weights 8-bit dorefa x 32, 16-bit dorefa x 2, float x 1",
@@ -311,11 +319,13 @@ def test_what_the_examples_give(name: str) -> None:
     if "cfg" in name:
         assert types == toynet_types(*CFG[int(name.removesuffix(".toml")[-1])])
     if "lsq" in name:
-        edges = {"weights": ("s8", "s4", "s8", "u4"), "8-8": ("s8", "s8", "s8", "u8")}
-        edges |= {"same": ("s4", "s4", "s4", "u4"), "off": ("float",) * 4}
-        word = name.removesuffix(".toml").removeprefix("resnet18-lsq-w4a4-")
-        assert tuple(types.pop(n) for n in ("conv1", "input_quant", "fc", "avgpool_quant")) == edges[word]
-        assert set(types.values()) <= {"s4", "u4"}
+        words = {"weights": ("s8", "s4", "s8", "u4"), "8-8": ("s8", "s8", "s8", "u8")}
+        words |= {"same": ("s4", "s4", "s4", "u4"), "off": ("float",) * 4}
+        weights, acts = ([r.type for r in rows if r.kind == kind] for kind in ("weight", "activation"))
+        (want,) = (edges for word, edges in words.items() if name.endswith(f"-w4a4-{word}.toml"))
+        # first layer, image, last layer, what it reads
+        assert (weights[0], acts[0], weights[-1], acts[-1]) == want
+        assert {*weights[1:-1], *acts[1:-1]} <= {"s4", "u4"}
 
 
 @pytest.mark.parametrize("name", [n for n in TABLES if "cfg" in n or "lsq" in n])

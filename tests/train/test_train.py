@@ -249,3 +249,18 @@ def test_flags(tmp_path: Path) -> None:
     assert (recipe["quant"]["weight_bits"], recipe["quant"]["act_bits"]) == (4, 5)
     said = CliRunner().invoke(train_command, ["--resume", "--out", str(out), "-w", "4"])
     assert isinstance(said.exception, InputError)
+
+
+def test_evaluate_and_resume_flags(finished: Path, tmp_path: Path) -> None:
+    def train_says(*arguments: str) -> Any:
+        return CliRunner().invoke(train_command, [*arguments, "--out", str(finished), "--threads", "1"])
+
+    own = CliRunner().invoke(evaluate_command, [str(finished)]).output
+    assert train_says("--evaluate").output == own != ""
+    assert isinstance(train_says("--evaluate", "--epochs", "3").exception, InputError)
+    # --resume with the run's own recipe goes on; with another, the key that differs is named
+    recipe = str(finished / "recipe.toml")
+    assert "test accuracy" in train_says(recipe, "--resume").output
+    refused = train_says(recipe, "--resume", "--lr", "0.5")
+    assert isinstance(refused.exception, InputError)
+    assert "train.lr is 0.5, not 0.02" in str(refused.exception)
