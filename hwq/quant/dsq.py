@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hwq.quant.contract import Quantizer, spread
-from hwq.quant.rounding import between, product_sum, signs
+from hwq.quant.rounding import between, nearest, product_sum, signs
 from hwq.quant.uniform import UniformAct, UniformWeight
 
 _START, _LEAST, _MOST = 0.2, 1e-3, 0.5
@@ -31,7 +31,7 @@ class _SoftQuant(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, s: Tensor, a: Tensor, lo: int, hi: int) -> Tensor:
         ctx.save_for_backward(x, s, a)
         ctx.limits = (lo, hi)
-        return torch.div(x, s).add_(0.5).floor_().clamp_(lo, hi).mul_(s)
+        return nearest(x, s, lo, hi)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, Tensor, None, None]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hwq.quant.contract import WeightQuantizer, spread
-from hwq.quant.observing import ObservingAct, agreed
+from hwq.quant.observing import ObservingAct, agreed_mean
 from hwq.quant.ranges import Ranges, Sample
 from hwq.quant.rounding import fake_quant, gradient_factor, learned_step, round_clamp
 
@@ -64,7 +64,7 @@ class LsqAct(ObservingAct):
         self.raw.fill_(bound / self.type.hi)
 
     def observe(self, x: Tensor) -> bool:
-        bound = float(agreed(self.first_bound(x)))
+        bound = float(agreed_mean(self.first_bound(x)))
         if bound > 0:  # a batch of zeros says nothing
             self.cover(bound)
         return bound > 0

@@ -63,10 +63,22 @@ class ObservingAct(ActQuantizer):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def agreed(value: Tensor) -> Tensor:
-    """The mean of a value over the processes of a distributed training, so that all start alike."""
-    if distributed.is_available() and distributed.is_initialized():
+def agreed_mean(value: Tensor) -> Tensor:
+    """The mean of a value over the processes of a distributed training: what the whole batch would give."""
+    if _is_shared():
         value = value.clone()
         distributed.all_reduce(value)
         value /= distributed.get_world_size()
     return value
+
+
+def agreed_peak(value: Tensor) -> Tensor:
+    """The largest of the values of all processes."""
+    if _is_shared():
+        value = value.clone()
+        distributed.all_reduce(value, distributed.ReduceOp.MAX)
+    return value
+
+
+def _is_shared() -> bool:
+    return distributed.is_available() and distributed.is_initialized()

@@ -56,7 +56,7 @@ class _FakeQuant(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, s: Tensor, lo: int, hi: int, inside: bool) -> Tensor:
         ctx.save_for_backward(x, s)
         ctx.args = (lo, hi, inside)
-        return torch.div(x, s).add_(0.5).floor_().clamp_(lo, hi).mul_(s)
+        return nearest(x, s, lo, hi)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
@@ -98,6 +98,11 @@ def _on_host(x: Tensor) -> bool:
     return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
+def nearest(x: Tensor, s: Tensor, lo: int, hi: int) -> Tensor:
+    """s * clamp(floor(x/s + 1/2), lo, hi), without a gradient."""
+    return torch.div(x, s).add_(0.5).floor_().clamp_(lo, hi).mul_(s)
+
+
 def between(g: Tensor, x: Tensor, lo: Tensor, hi: Tensor) -> Tensor:
     """g where lo < x < hi, else 0; lo, hi 0-dim. One pass on a CPU."""
     if not _on_host(x):
@@ -118,7 +123,8 @@ def _at_least(g: Tensor, x: Tensor, hi: Tensor) -> Tensor:
 
 def product_sum(a: Tensor, b: Tensor) -> Tensor:
     """sum(a * b), 0-dim. One pass where both lie alike in memory."""
-    if a.stride() == b.stride():
+    # a compiler may lay them out anew, and fuses the product with the sum
+    if not torch.compiler.is_compiling() and a.stride() == b.stride():
         if a.is_contiguous():
             return torch.dot(a.view(-1), b.view(-1))
         if a.is_contiguous(memory_format=torch.channels_last):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from hwq.quant.contract import WeightQuantizer, spread
-from hwq.quant.observing import ObservingAct, agreed
+from hwq.quant.observing import ObservingAct, agreed_peak
 from hwq.quant.ranges import percentile_bounds
 
 _PERCENTILE = 99.9
@@ -87,7 +87,7 @@ class UniformAct(ObservingAct):
 
     def observe(self, x: Tensor) -> bool:
         low, high = torch.aminmax(x)
-        peak = agreed(torch.maximum(-low, high)).clamp_min(1e-12).to(self.top.dtype)
+        peak = agreed_peak(torch.maximum(-low, high)).clamp_min(1e-12).to(self.top.dtype)
         weight = (1 / self.seen).clamp_min(_SLOWEST).to(peak.dtype)
         self.top.copy_(torch.lerp(self.top, peak, weight))
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
@@ -100,9 +101,10 @@ def test_declared_dependencies_cover_the_imports() -> None:
     aliases = {"PIL": "pillow", "sklearn": "scikit-learn", "markupsafe": "jinja2"}
     imported = set()
     for path in (ROOT / "hwq").rglob("*.py"):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            words = line.split()
-            if len(words) > 1 and words[0] in ("import", "from"):
-                imported.add(words[1].split(".")[0])
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add(str(node.module).split(".")[0])
     outside = {name for name in imported if name not in sys.stdlib_module_names and name != "hwq"}
     assert {aliases.get(name, name) for name in outside} <= declared | {"jinja2"}

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.distributed import ReduceOp
 
 from hwq.quant.lsq import LsqAct
 from hwq.quant.methods import ACT_METHODS, WEIGHT_METHODS, make_act, make_weight
@@ -139,13 +140,17 @@ def test_files_from_before_ranges_could_follow(method: str) -> None:
 
 @pytest.mark.parametrize("method", [*FOLLOWING, "lsq", "lsq+"])
 def test_processes_agree(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What each process sees is averaged: here two, whose other one sees three times as much."""
+    """As on the whole batch: means are averaged, peaks compared. The other process sees 3 times as much."""
     monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
     monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
-    monkeypatch.setattr("torch.distributed.all_reduce", lambda value: value.mul_(4))
+    monkeypatch.setattr(
+        "torch.distributed.all_reduce",
+        lambda value, op=ReduceOp.SUM: value.mul_(4 if op == ReduceOp.SUM else 3),
+    )
     alone, both = make_act(method, 4, signed=True), make_act(method, 4, signed=True)
     both(batch(0))
     monkeypatch.undo()
     alone(batch(0))
     assert isinstance(both, UniformAct | LsqAct)
-    assert both.scale() == pytest.approx(2 * alone.scale(), rel=1e-6)  # float32
+    factor = 3 if method in FOLLOWING else 2
+    assert both.scale() == pytest.approx(factor * alone.scale(), rel=1e-6)  # float32
