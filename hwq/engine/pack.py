@@ -82,6 +82,12 @@ def _winograd(weight: npt.NDArray[np.int64], lanes: int) -> Packed:
     return np.ascontiguousarray(split.transpose(0, 1, 4, 2, 3, 5))
 
 
+def wide_factors(op: Requantize, method: Method) -> bool:
+    """Whether a multiplier of WIDE needs 128 bits."""
+    largest = max(int(np.abs(m).max()) for m in op.requant.alignment.multipliers)
+    return method is Method.WIDE and largest >= 1 << 63
+
+
 def requantisation(op: Requantize, method: Method, lanes: int) -> dict[str, Packed]:
     """The engine's `multipliers`, `bias`, `shift` and, for NARROW, `minus`."""
     a, channels = op.requant.alignment, op.out.channels
@@ -90,12 +96,11 @@ def requantisation(op: Requantize, method: Method, lanes: int) -> dict[str, Pack
     # a deeper shift of a sum of that many bits leaves its sign alone, as this one does
     deepest = 127 if method is Method.WIDE else 63
     shift = np.broadcast_to(np.minimum(a.fraction, deepest), (channels,)).astype(np.int64)
-    if method is Method.WIDE:
-        return {"multipliers": _wide(np.concatenate(terms)), "bias": _wide(bias), "shift": shift}
-    if method is Method.LONG:
+    if method is not Method.NARROW:
+        factors = np.concatenate(terms)
         return {
-            "multipliers": np.concatenate(terms).astype(np.int64),
-            "bias": bias.astype(np.int64),
+            "multipliers": _wide(factors) if wide_factors(op, method) else factors.astype(np.int64),
+            "bias": _wide(bias) if method is Method.WIDE else bias.astype(np.int64),
             "shift": shift,
         }
     width = _round_up(channels, lanes)

@@ -126,8 +126,10 @@ class Plan:
                 old = earlier.sums.get(op.name) if earlier else None
                 plan._fill_sum(into, op, choices[op.name].method, choices[op.inputs[0]], lanes, old)
             elif isinstance(op, Requantize):
-                plan._point(into, pack.requantisation(op, choices[op.name].method, lanes))
-                top = _limit(choices[op.name].method)
+                method = choices[op.name].method
+                plan._point(into, pack.requantisation(op, method, lanes))
+                into.wide = pack.wide_factors(op, method)
+                top = _limit(method)
                 into.lo, into.hi = (min(max(v, -top), top) for v in (op.requant.lo, op.requant.hi))
         return plan
 

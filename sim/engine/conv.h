@@ -15,8 +15,7 @@
 
 namespace hwq::engine {
 
-constexpr int64_t STRIP = 4096;          // int32 sums a strip aims at: 16 KiB
-constexpr int64_t WINOGRAD_STRIP = 8192; // more tiles share a pass over the weights
+constexpr int64_t STRIP = 4096; // int32 sums a strip aims at: 16 KiB
 
 // Vectors that hold `count` outputs: 1, or an even number.
 inline int64_t output_vectors(int64_t count) { return count <= LANES ? 1 : round_up(count, 2 * LANES) / LANES; }
@@ -41,7 +40,8 @@ struct Conv {
     row = method == Method::PLAIN ? outs : outs - per_group + output_vectors(per_group) * LANES;
     if (row < round_up(outs, LANES)) row = round_up(outs, LANES);
     const int64_t unit = method == Method::WINOGRAD ? TILE : 1;
-    const int64_t aim = method == Method::WINOGRAD ? WINOGRAD_STRIP : STRIP;
+    // so many tiles that passing over the weights of all 36 spots costs no more than passing over the tiles
+    const int64_t aim = method == Method::WINOGRAD ? (c > 48 ? c / 3 : 16) * TILE * TILE * row : STRIP;
     strip_rows = aim / (ow * row) / unit * unit;
     if (strip_rows < unit) strip_rows = unit;
     if (strip_rows > oh) strip_rows = oh;

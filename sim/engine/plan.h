@@ -35,7 +35,7 @@ struct Op {
   int32_t before;     // CHANNEL_PAD
   int32_t flip;       // BYTES: what turns codes into u8 by exclusive or: 0x80 for signed ones, else 0
   int32_t kept_bytes; // of a code where Python keeps the output: 1, 2, 4 or 8
-  int32_t wide;       // PLAIN: codes and weights as int64, else as int32
+  int32_t wide;       // PLAIN: codes and weights of 64 bits, else 32; WIDE: multipliers of 128 bits, else 64
   const int32_t *input; // indices of earlier ops
   const void *weights;
   const int32_t *start; // accumulators' first values, or null for 0

@@ -5,7 +5,8 @@
 // does; the low half of (s + 2^63) >> F is that of the quotient plus 2^(63-F), which `minus` takes away again.
 //   multipliers: int32 [term][C padded]; minus: int32 [C padded]; lo, hi within int32
 //   bias, shift: int64 [vector][LANES], the even lanes of each vector first
-// LONG, WIDE: multipliers: [term][C], bias [C] of int64 or of 128 bits; shift: int64 [C].
+// LONG, WIDE: bias [C] of int64 or of 128 bits; multipliers [term][C] of int64, or of 128 bits for WIDE with
+// `wide` set; shift: int64 [C].
 #ifndef HWQ_ENGINE_REQUANT_H
 #define HWQ_ENGINE_REQUANT_H
 
@@ -41,51 +42,42 @@ inline void narrow(const Op &op, const int32_t *const *x, const int64_t *step, i
   }
 }
 
-// `Sum` holds every partial sum exactly; quotients are cut to [lo, hi], which fits int64.
-template <class Sum>
-inline void broad(const Op &op, const Rows<const void *> *terms, int64_t pixels, Sum *sum, int64_t *y) {
-  const int64_t channels = op.shape[2];
-  const char *const multipliers = static_cast<const char *>(op.multipliers);
-  const auto constant = [&](const void *array, int64_t i) {
-    Sum value; // 128-bit arrays of numpy may lie on any 8 bytes
-    memcpy(&value, static_cast<const char *>(array) + i * int64_t(sizeof(Sum)), sizeof(Sum));
+// `Sum` holds every partial sum exactly; quotients are cut to [lo, hi], which fits int64. x: (term, pixels * C).
+template <class Sum, class Factor>
+inline void broad(const Op &op, const int64_t *x, int64_t pixels, int64_t *y) {
+  const int64_t channels = op.shape[2], size = pixels * channels;
+  const auto constant = [](const void *array, int64_t i, auto *typed) {
+    std::remove_pointer_t<decltype(typed)> value; // 128-bit arrays of numpy may lie on any 8 bytes
+    memcpy(&value, static_cast<const char *>(array) + i * int64_t(sizeof value), sizeof value);
     return value;
   };
-  for (int64_t p = 0; p < pixels; ++p)
-    for (int64_t c = 0; c < channels; ++c) sum[p * channels + c] = constant(op.bias, c);
-  for (int64_t n = 0; n < op.inputs; ++n) {
-    with_type(terms[n].type, [&](auto *typed) {
-      const auto *x = static_cast<decltype(typed)>(terms[n].data);
-      for (int64_t p = 0; p < pixels; ++p)
-        for (int64_t c = 0; c < channels; ++c)
-          sum[p * channels + c] += static_cast<Sum>(x[p * terms[n].step + c]) * constant(multipliers, n * channels + c);
-    });
-  }
   const int64_t *const shift = static_cast<const int64_t *>(op.shift);
-  for (int64_t p = 0; p < pixels; ++p) {
+  for (int64_t first = 0; first < size; first += channels) {
     for (int64_t c = 0; c < channels; ++c) {
-      const Sum quotient = sum[p * channels + c] >> shift[c];
-      y[p * channels + c] = static_cast<int64_t>(quotient < op.lo ? op.lo : quotient > op.hi ? op.hi : quotient);
+      Sum sum = constant(op.bias, c, static_cast<Sum *>(nullptr));
+      for (int64_t n = 0; n < op.inputs; ++n) {
+        sum += static_cast<Sum>(x[n * size + first + c]) *
+               constant(op.multipliers, n * channels + c, static_cast<Factor *>(nullptr));
+      }
+      const Sum quotient = sum >> shift[c];
+      y[first + c] = static_cast<int64_t>(quotient < op.lo ? op.lo : quotient > op.hi ? op.hi : quotient);
     }
   }
 }
 
 struct RequantBuffers {
   int32_t *term[MAX_NARROW_TERMS] = {}, *narrow_y = nullptr;
-  int64_t *long_sum = nullptr, *long_y = nullptr;
-  int128 *wide_sum = nullptr;
+  int64_t *long_x = nullptr, *long_y = nullptr;
 
   RequantBuffers(const Op &op, int64_t pixels, Scratch &scratch) {
-    const int64_t padded = round_up(op.shape[2], LANES);
-    switch (static_cast<Method>(op.method)) {
-    case Method::NARROW:
-      for (int n = 0; n < op.inputs; ++n) term[n] = scratch.take<int32_t>(pixels * padded);
-      narrow_y = scratch.take<int32_t>(pixels * padded);
-      break;
-    case Method::LONG: long_sum = scratch.take<int64_t>(pixels * padded); break;
-    default: wide_sum = scratch.take<int128>(pixels * padded);
+    const int64_t size = pixels * round_up(op.shape[2], LANES);
+    if (static_cast<Method>(op.method) == Method::NARROW) {
+      for (int n = 0; n < op.inputs; ++n) term[n] = scratch.take<int32_t>(size);
+      narrow_y = scratch.take<int32_t>(size);
+    } else {
+      long_x = scratch.take<int64_t>(op.inputs * size);
+      long_y = scratch.take<int64_t>(size);
     }
-    if (!narrow_y) long_y = scratch.take<int64_t>(pixels * padded);
   }
 };
 
@@ -94,8 +86,12 @@ inline void requant_strip(const Op &op, const Rows<const void *> *terms, int64_t
                           Rows<void *> out) {
   const int64_t channels = op.shape[2], padded = round_up(channels, LANES);
   if (static_cast<Method>(op.method) != Method::NARROW) {
-    if (buffers.long_sum) broad<int64_t>(op, terms, pixels, buffers.long_sum, buffers.long_y);
-    else broad<int128>(op, terms, pixels, buffers.wide_sum, buffers.long_y);
+    for (int n = 0; n < op.inputs; ++n) {
+      convert(terms[n], {buffers.long_x + n * pixels * channels, Type::S64, channels}, pixels, channels);
+    }
+    const bool wide = static_cast<Method>(op.method) == Method::WIDE;
+    const auto compute = wide ? op.wide ? broad<int128, int128> : broad<int128, int64_t> : broad<int64_t, int64_t>;
+    compute(op, buffers.long_x, pixels, buffers.long_y);
     return convert({buffers.long_y, Type::S64, channels}, out, pixels, channels);
   }
   const int32_t *x[MAX_NARROW_TERMS];

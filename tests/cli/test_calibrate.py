@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,7 +47,10 @@ def _accuracies(run: Path) -> dict[str, float]:
     return {s["name"]: s["accuracy"] for s in _summary(run)["stages"]}  # type: ignore[attr-defined]
 
 
-def test_a_calibrated_network_is_usable_and_exports_bit_exactly(calibrated: Path, hwq: Hwq) -> None:
+def test_a_calibrated_network_is_usable_and_exports_bit_exactly(
+    calibrated: Path, tmp_path: Path, hwq: Hwq
+) -> None:
+    calibrated = Path(shutil.copytree(calibrated, tmp_path / "run"))
     stages = _accuracies(calibrated)
     assert list(stages) == STAGES
     assert stages["float"] > 85
@@ -59,7 +63,7 @@ def test_a_calibrated_network_is_usable_and_exports_bit_exactly(calibrated: Path
     }
     said = hwq("evaluate", calibrated).out
     assert f"{stages['bias correction']:.2f}% of 355" in said
-    assert hwq("export", calibrated, "--fixed", "32,10", "--out", calibrated / "hls").code == 0
+    assert hwq("export", calibrated, "--fixed", "32,10").code == 0
     done = hwq("simulate", calibrated, "--build", "native", "--images", 8)
     assert done.code == 0, done.err
     verdict = json.loads((calibrated / "hls" / "verdict-native.json").read_text())

@@ -16,7 +16,18 @@ from hwq.engine.methods import ALL, FALLBACKS
 from hwq.engine.plan import KINDS, Plan
 from hwq.errors import InputError, ToolError, VerifyError
 from hwq.fixed import AutoFormat, IntType
-from hwq.ir import Conv2d, Graph, Linear, MaxPool, Op, Output, Requantize, TensorSpec
+from hwq.ir import (
+    Conv2d,
+    Graph,
+    Linear,
+    MaxPool,
+    Op,
+    Output,
+    Requantize,
+    SumPool,
+    TensorSpec,
+    pooled_size,
+)
 from hwq.ir.verify import RULES
 from hwq.simulate import Simulator
 from tests.engine.conftest import (
@@ -28,6 +39,7 @@ from tests.engine.conftest import (
     finish,
     pixels_input,
     requantize,
+    spread,
     variant,
 )
 from tests.graphs import changed_weight, graphs, random_pixels, seeded_graph
@@ -45,6 +57,34 @@ def test_random_graphs(
     graph: Graph, seed: int, batch: int | None, threads: int, methods: frozenset[Method]
 ) -> None:
     assert_same(Engine(graph, threads, methods=methods), random_pixels(graph, 5, seed), batch=batch)
+
+
+@pytest.mark.parametrize("kind", [IntType(bits=b, signed=s) for b in (4, 8, 13, 30) for s in (False, True)])
+def test_pools(compiled: Variant, kind: IntType) -> None:
+    """Windows inside, over every edge, apart and overlapping; sums of any type."""
+    pixels = pixels_input((9, 11, 5))
+    for kernel, stride, padding in (
+        ((2, 3), (2, 1), (1, 1)),
+        ((5, 4), (1, 3), (0, 2)),
+        ((9, 11), (1, 1), (0, 0)),
+        ((1, 1), (2, 3), (0, 0)),
+    ):
+        codes = spread("codes", pixels, kind)
+        size = pooled_size((9, 11), kernel, stride, padding)
+        window = {"inputs": ("codes",), "kernel": kernel, "stride": stride, "padding": padding}
+        bound = kernel[0] * kernel[1] * kind.hi
+        total = IntType(bits=bound.bit_length() + kind.signed, signed=kind.signed)
+        largest = MaxPool(
+            name="max",
+            out=TensorSpec(shape=(*size, 5), type=kind, scale=1.0),
+            **window,  # type: ignore[arg-type]
+        )
+        sums = SumPool(name="sum", out=TensorSpec(shape=(*size, 5), type=total), **window)  # type: ignore[arg-type]
+        form, out = AutoFormat(16), IntType(bits=8, signed=True)
+        m = [form.quantize(np.full(1, 100 / b), bias=False) for b in (kind.hi, bound)]
+        y = requantize("y", [largest, sums], out, m, form.quantize(np.zeros(1), bias=True))
+        graph = finish(pixels, codes, largest, sums, y)
+        assert_same(compiled.engine(graph), extreme_pixels(graph, 4))
 
 
 @cache

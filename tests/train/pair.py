@@ -21,6 +21,7 @@ from hwq.train.syncnorm import share_norms
 from tests.train.runs import DIGITS, FLOAT, Watch, recipe, sample
 
 RUN: dict[str, Any] = {"policy": FLOAT, "ema": 0.9, "optimiser": "adamw", "batch": 255}
+UNEVEN: dict[str, Any] = {"policy": FLOAT, "batch": 15, "lr": 0.5, "momentum": 0.0}
 OWN_NORMS: dict[str, Any] = {"sync_bn": False, "policy": Policy(weight_bits=4, act_bits=4), "epochs": 1}
 
 
@@ -35,6 +36,7 @@ def main(out: Path) -> None:
             # Ctrl-C reaches the second process alone
             "parts": _train(world, out / "parts", at=3 if world.rank == 1 else -1, **RUN),
             "rest": _train(world, out / "parts", resume=True, **RUN),
+            "uneven": _train(world, out / "uneven", at=3, **UNEVEN),
             "own": _train(world, out / "own", **OWN_NORMS),
             "written": written,
             "weights": weights,

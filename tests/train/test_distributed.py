@@ -16,10 +16,10 @@ import torch
 from PIL import Image
 
 from hwq.errors import InputError
-from hwq.train import Silent, World, joined
+from hwq.train import Interrupted, Silent, World, joined, train
 from hwq.train.start import start
-from tests.train.pair import OWN_NORMS, RUN
-from tests.train.runs import assert_same, metrics, recipe, run
+from tests.train.pair import OWN_NORMS, RUN, UNEVEN
+from tests.train.runs import Watch, assert_same, metrics, recipe, run, sample
 
 ROOT = Path(__file__).parents[2]
 
@@ -67,7 +67,7 @@ def test_every_process_holds_the_same_network_and_one_writes(pair: tuple[Path, l
     assert first["weights"] == second["weights"]
     assert first["whole"]["losses"] == second["whole"]["losses"]
     assert second["written"] == []
-    assert first["written"].count("checkpoint.safetensors") == 3 + 4 + 2
+    assert first["written"].count("checkpoint.safetensors") == 3 + 4 + 2 + 2
 
 
 def test_losses_are_those_of_one_process(pair: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
@@ -76,6 +76,11 @@ def test_losses_are_those_of_one_process(pair: tuple[Path, list[dict[str, Any]]]
     assert pair[1][0]["whole"]["losses"] == pytest.approx(losses, rel=1e-4)
     mine, theirs = metrics(tmp_path / "one"), metrics(pair[0] / "whole")
     assert [row["lr"] for row in mine] == [row["lr"] for row in theirs]
+    watch = Watch(at=4)
+    with pytest.raises(Interrupted):
+        train(recipe(**UNEVEN), tmp_path / "uneven", reporter=watch, test_images=sample())
+    # shares of 7 and 8 images; four steps of SGD keep float32's last bits small
+    assert pair[1][0]["uneven"]["losses"] == pytest.approx(watch.losses, rel=1e-5)
     _, losses = run(recipe(**OWN_NORMS), tmp_path / "own")
     own = pair[1][0]["own"]["losses"]
     # with batch norms of their own the first loss already differs, by the noise of half a batch

@@ -61,7 +61,7 @@ def test_the_penalty_is_alpha_squared() -> None:
     alphas = [m.alpha() for m in model.modules() if hasattr(m, "alpha") and isinstance(m, ActQuantizer)]
     penalty = Objective(Schedule(alpha_decay=0.5), model, None).penalty()
     assert penalty is not None
-    assert float(penalty) == pytest.approx(0.5 * sum(float(a) ** 2 for a in alphas), rel=1e-6)  # float32
+    assert penalty.item() == pytest.approx(0.5 * sum(a.item() ** 2 for a in alphas), rel=1e-6)  # float32
     assert Objective(Schedule(alpha_decay=0.0), model, None).penalty() is None
 
 
@@ -139,22 +139,25 @@ def test_fp16_needs_a_gpu(tmp_path: Path) -> None:
     assert Precision("off", torch.device("cpu"), nn.Module()).state() == {}
 
 
-@pytest.mark.parametrize("policy", [FLOAT, Policy(weight_bits=4, act_bits=4, weight_method="lsq")])
+@pytest.mark.parametrize(
+    "policy", [FLOAT, Policy(weight_bits=4, act_bits=4, weight_method="lsq", act_method="lsq")]
+)
 def test_compiled_steps_train_the_same_network(
     policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # dynamo's tracing without its code generator: exact, and quick enough for a test
+    # both passes traced, without the code generator: quick enough for a test
     calls: list[object] = []
     whole = torch.compile
 
     def compiling(model: Any, **options: Any) -> Any:
         calls.append(model)
-        return functools.partial(whole, backend="eager")(model, **options)
+        return functools.partial(whole, backend="aot_eager")(model, **options)
 
     monkeypatch.setattr(torch, "compile", compiling)
     _, fast = run(recipe(epochs=1, compile=True, policy=policy), tmp_path / "fast")
     _, plain = run(recipe(epochs=1, policy=policy), tmp_path / "plain")
     assert len(calls) == 1
-    assert fast == plain
+    # a compiled sum may be taken in another order: the last bits of float32, over five steps
+    assert fast == pytest.approx(plain, rel=1e-5)
     one, other = load(tmp_path / "fast"), load(tmp_path / "plain")
-    assert all(torch.equal(v, other.model[k]) for k, v in one.model.items())
+    assert all(torch.allclose(v, other.model[k], rtol=1e-3, atol=1e-5) for k, v in one.model.items())
