@@ -10,7 +10,18 @@ import click
 from hwq import __version__
 from hwq.errors import HwqError
 
-COMMANDS = ("demo", "train", "calibrate", "evaluate", "export", "simulate", "sweep", "inspect", "doctor")
+COMMANDS = (
+    "demo",
+    "train",
+    "calibrate",
+    "evaluate",
+    "export",
+    "simulate",
+    "sweep",
+    "explain",
+    "inspect",
+    "doctor",
+)
 
 
 class _LazyGroup(click.Group):
@@ -41,6 +52,7 @@ def group() -> None:
     hwq export RUN --fixed 32,10          an HLS project in RUN/hls
     hwq simulate RUN                      compile the C++ and compare every op, bit for bit
     hwq sweep RUN --fixed 32,10 --fixed 16,8
+    hwq explain RUN --fixed 16,8          why that breaks, and the cheapest repair
     """
 
 

@@ -11,3 +11,16 @@ def output() -> Console:
     """Standard output."""
     console = Console()
     return console if console.is_terminal else Console(width=_PIPE_WIDTH)
+
+
+def percent(share: float) -> str:
+    """0..1 as '100%', '45.2%', '0.78%', '0.031%': never 0% for what is more than nothing."""
+    value = 100 * share
+    if value == 0 or value >= 99.95:
+        return f"{value:.0f}%"
+    return f"{value:.1f}%" if value >= 10 else f"{value:.2g}%"
+
+
+def bits(count: int) -> str:
+    """'1 bit', '12 bits'."""
+    return f"{count} bit{'' if count == 1 else 's'}"

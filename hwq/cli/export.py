@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hwq.cli.issues import ISSUES, encode
+from hwq.cli.options import format_options
 from hwq.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from hwq.data import DataSpec, Split
     from hwq.emit.folding import Folding
     from hwq.ir import Graph
-    from hwq.lower import Formats, Lowered
+    from hwq.lower import Formats, FormatUse, Lowered
     from hwq.train.checkpoint import Meta
 
 GOLDEN_IMAGES = 4
@@ -35,6 +36,7 @@ class ExportOptions:
     fixed: str = "32,10"
     edge_fixed: str = "32,16"
     rounding: str = "rnd"
+    layers: Sequence[str] = ()
     fold: Sequence[str] = ()
     folding: Path | None = None
     off_bits: int | None = None
@@ -45,35 +47,34 @@ class ExportOptions:
     def formats(self) -> Formats:
         """Raises InputError for an unknown format or one out of range."""
         from hwq.fixed import Rounding, parse_edge, parse_format
-        from hwq.lower import Formats
+        from hwq.lower import Formats, parse_override
 
-        rounding = Rounding(self.rounding.upper())
-        return Formats(body=parse_format(self.fixed), edge=parse_edge(self.edge_fixed), rounding=rounding)
+        return Formats(
+            body=parse_format(self.fixed),
+            edge=parse_edge(self.edge_fixed),
+            rounding=Rounding(self.rounding.upper()),
+            overrides=tuple(parse_override(text) for text in self.layers),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
-    """What an export wrote: `issues` are constants that saturated or vanished, in words."""
+    """What an export wrote.
+
+    issues: constants that saturated or vanished where it could matter, in words. uses: every format's.
+    """
 
     folder: Path
     ops: int
     macs: int
     issues: Sequence[str]
+    uses: Sequence[FormatUse]
     note: str = ""
 
 
 @click.command
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--fixed", default="32,10", show_default=True, help="Constants: W,I  W,auto  W,channel  shift.")
-@click.option("--edge-fixed", default="32,16", show_default=True, help="Input constants and logits: W,I.")
-@click.option(
-    "--round",
-    "rounding",
-    type=click.Choice(["rnd", "trn"]),
-    default="rnd",
-    show_default=True,
-    help="Rounding of every requantisation: half up, or floor.",
-)
+@format_options
 @click.option("--fold", multiple=True, metavar="[OP=]PE,SIMD", help="Folding of a layer, or a limit for all.")
 @click.option(
     "--folding", type=click.Path(path_type=Path, dir_okay=False), help="TOML or JSON: {op: [PE, SIMD]}."
@@ -90,6 +91,7 @@ def command(run: Path, **options: Any) -> int:
     done = export_run(run, ExportOptions(**options))
     if done.note:
         click.echo(f"note: {done.note}")
+    _print_uses(done.uses)
     for issue in done.issues[:5]:
         click.echo(f"lossy: {issue}")
     if len(done.issues) > 5:
@@ -106,6 +108,7 @@ def export_run(run: Path, options: ExportOptions) -> Exported:
     """
     from hwq.cosim.project import write_project
     from hwq.ir import Conv2d, Linear
+    from hwq.lower import format_uses
     from hwq.passes import run_passes
     from hwq.train.restore import restore
 
@@ -125,6 +128,7 @@ def export_run(run: Path, options: ExportOptions) -> Exported:
             "fixed": options.fixed,
             "edge_fixed": options.edge_fixed,
             "round": options.rounding,
+            "layers": options.layers,
             "data": _data_facts(meta, options.data),
             "accuracy": meta.accuracy,
         },
@@ -135,7 +139,40 @@ def export_run(run: Path, options: ExportOptions) -> Exported:
         ops=len(graph.ops),
         macs=sum(op.macs for op in graph if isinstance(op, Conv2d | Linear)),
         issues=[str(issue) for issue in lowered.report.harmful],
+        uses=format_uses(graph, lowered.report.issues),
         note=note,
+    )
+
+
+def _print_uses(uses: Sequence[FormatUse]) -> None:
+    """A line a format and role: what share of its range it uses, and what that lost."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from hwq.cli.console import bits, output, percent
+
+    table = Table(title="constants, by format")
+    table.add_column("format", no_wrap=True)
+    table.add_column("of", overflow="fold")
+    for heading in ("I", "constants", "range used", "smallest", "vanished", "saturated"):
+        table.add_column(heading, justify="right")
+    for held in uses:
+        low, high = held.use.integer
+        where = held.ops[0] if len(held.ops) == 1 else f"{len(held.ops)} layers"
+        table.add_row(
+            held.format,
+            Text(f"{'biases' if held.bias else 'multipliers'}, {where}"),
+            str(low) if low == high else f"{low}..{high}",
+            f"{held.use.count:,}",
+            percent(held.use.share),
+            bits(held.use.smallest_bits) if held.use.smallest_bits else "",
+            str(held.vanished or ""),
+            str(held.saturated or ""),
+        )
+    output().print(table)
+    click.echo(
+        "range used: the largest |constant| over the format's largest; smallest: bits left of the smallest "
+        "|constant| that is not 0"
     )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hwq.cli.issues import read_issues
+from hwq.cli.options import format_options
 from hwq.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ class ConstantFacts:
 
     source: the term's input, "" for biases. integer: smallest and largest I. used_bits: most bits of
     `width` that a stored value needs. at_limit: stored values at an end of the range. low, high: values.
+    share, smallest_bits, memory_bits: see `hwq.lower.RangeUse`.
     saturated, vanished: None where the real values are not known (a project without issues.json).
     """
 
@@ -36,6 +38,9 @@ class ConstantFacts:
     low: float
     high: float
     used_bits: int
+    share: float
+    smallest_bits: int
+    memory_bits: int
     at_limit: int
     zeros: int
     saturated: int | None
@@ -70,16 +75,7 @@ class OpFacts:
 
 @click.command
 @click.argument("target", type=click.Path(path_type=Path))
-@click.option("--fixed", default="32,10", show_default=True, help="Constants: W,I  W,auto  W,channel  shift.")
-@click.option("--edge-fixed", default="32,16", show_default=True, help="Input constants and logits: W,I.")
-@click.option(
-    "--round",
-    "rounding",
-    type=click.Choice(["rnd", "trn"]),
-    default="rnd",
-    show_default=True,
-    help="Rounding of every requantisation: half up, or floor.",
-)
+@format_options
 @click.option("--off-bits", type=click.IntRange(1, 16), help="Codes for tensors that training left off.")
 @click.option("--data", help="Data for --off-bits. Default: the data of training.")
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
@@ -205,6 +201,9 @@ def _constants(op: Requantize, issues: Sequence[ConstantIssue] | None) -> tuple[
 
 
 def _stored(source: str, stored: Constants, issues: list[ConstantIssue] | None) -> ConstantFacts:
+    from hwq.lower import range_use
+
+    use = range_use([stored])
     raw = [int(v) for v in stored.raw]
     values = stored.values()
     lo, hi = -(1 << (stored.width - 1)), (1 << (stored.width - 1)) - 1
@@ -218,14 +217,17 @@ def _stored(source: str, stored: Constants, issues: list[ConstantIssue] | None) 
         source=source,
         format=stored.format_name,
         width=stored.width,
-        integer=(int(stored.integer.min()), int(stored.integer.max())),
-        count=len(raw),
+        integer=use.integer,
+        count=use.count,
         low=float(values.min()),
         high=float(values.max()),
         # -2^k needs k + 1 bits, as 2^k - 1 does
         used_bits=max((v if v >= 0 else ~v).bit_length() for v in raw) + 1,
+        share=use.share,
+        smallest_bits=use.smallest_bits,
+        memory_bits=use.memory_bits,
         at_limit=sum(v in (lo, hi) for v in raw),
-        zeros=raw.count(0),
+        zeros=use.zeros,
         saturated=count("saturated"),
         vanished=count("vanished"),
     )
@@ -291,10 +293,23 @@ def _constants_table(facts: list[OpFacts]) -> Any:
     from rich.table import Table
     from rich.text import Text
 
+    from hwq.cli.console import bits, percent
+
     table = Table(title="constants of the requantisations")
     table.add_column("op", overflow="fold")
     table.add_column("of", overflow="fold")
-    for heading in ("format", "I", "values", "bits used", "at limit", "zero", "saturated", "vanished"):
+    for heading in (
+        "format",
+        "I",
+        "values",
+        "bits used",
+        "range used",
+        "smallest",
+        "at limit",
+        "zero",
+        "saturated",
+        "vanished",
+    ):
         table.add_column(heading, justify="right")
     for f in facts:
         for c in f.constants:
@@ -306,6 +321,8 @@ def _constants_table(facts: list[OpFacts]) -> Any:
                 str(low) if low == high else f"{low}..{high}",
                 f"{c.low:.4g}..{c.high:.4g}" if c.low != c.high else f"{c.low:.4g}",
                 f"{c.used_bits} of {c.width}",
+                percent(c.share),
+                bits(c.smallest_bits) if c.smallest_bits else "",
                 str(c.at_limit or "") if c.format == f"{c.width},{low}" else "",  # else I follows the value
                 str(c.zeros or ""),
                 "?" if c.saturated is None else str(c.saturated or ""),

@@ -59,6 +59,35 @@ _QUANT = (
 )
 
 
+_FORMATS = (
+    click.option(
+        "--fixed", default="32,10", show_default=True, help="Constants: W,I  W,auto  W,channel  shift."
+    ),
+    click.option("--edge-fixed", default="32,16", show_default=True, help="Input constants and logits: W,I."),
+    click.option(
+        "--round",
+        "rounding",
+        type=click.Choice(["rnd", "trn"]),
+        default="rnd",
+        show_default=True,
+        help="Rounding of every requantisation: half up, or floor.",
+    ),
+    click.option(
+        "--layer",
+        "layers",
+        metavar="PATTERN=FORMAT",
+        multiple=True,
+        help="Another format for the layers of that name (* fits anything), as in 'layer1.*=16,auto'. "
+        "Repeatable, later ones win.",
+    ),
+)
+
+
+def format_options(command: F) -> F:
+    """How one network's constants are stored: fixed, edge_fixed, rounding, layers of `ExportOptions`."""
+    return _all(_FORMATS, command)
+
+
 def data_options(command: F) -> F:
     """The flags of `hwq.train.flags` that name network and data."""
     return _all(_DATA, command)

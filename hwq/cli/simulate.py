@@ -173,7 +173,8 @@ def _write_page(folder: Path, graph: Graph, batch: Batch, report: Report, manife
 
     names = {"float": "float", "fake_quant": "fake-quantised", "integer": "integer, Python"}
     images = report.verdict.samples
-    fixed = manifest.raw.get("fixed")
+    fixed, listed = manifest.raw.get("fixed"), manifest.raw.get("layers")
+    layers = [str(layer) for layer in listed] if isinstance(listed, list) else []
     write_report(
         folder / PAGE,
         assemble(
@@ -190,7 +191,10 @@ def _write_page(folder: Path, graph: Graph, batch: Batch, report: Report, manife
             issues=read_issues(folder) or (),
             phases={},
             commands=(f"hwq simulate {shlex.quote(str(folder))} --build {report.build} --images {images}",),
-            facts=[("files changed since export", str(edit)) for edit in report.edits],
+            facts=[
+                *(("layer with other constants", layer) for layer in layers),
+                *(("files changed since export", str(edit)) for edit in report.edits),
+            ],
         ),
     )
 

@@ -22,6 +22,22 @@ from hwq.cli.options import data_options, quant_options
 @click.option("--augment", metavar="HOW", help="crop-flip, crop, none, or resized-crop (with --size).")
 @click.option("--init-from", type=click.Path(), help="Checkpoint whose float parameters are the start.")
 @click.option("--pretrained", type=click.Path(), help="The same; of other classes, all but the last layer.")
+@click.option(
+    "--finetune", metavar="RUN", type=click.Path(), help="Go on from a trained or calibrated run, its recipe."
+)
+@click.option(
+    "--fixed", metavar="FORMAT", help="End with constants in fixed point: W,I  W,auto  W,channel  shift."
+)
+@click.option("--edge-fixed", metavar="W,I", help="With --fixed: input constants and logits [32,16].")
+@click.option(
+    "--round",
+    "rounding",
+    type=click.Choice(["rnd", "trn"]),
+    help="With --fixed: rounding of every requantisation [rnd].",
+)
+@click.option(
+    "--teacher", type=click.Path(), help="Distil from this network: a run, or a state dict of --model."
+)
 @click.option("--seed", type=int, help="Seed of everything random.")
 @click.option("--tensorboard", is_flag=True, default=None, help="Also write TensorBoard's event files.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out, exactly where it stopped.")
@@ -47,6 +63,7 @@ def command(
     hwq train --data digits --out runs/digits
     hwq train examples/resnet20-w8a8.toml --data folder:/data/cifar10 --out runs/resnet20
     hwq train --resume --out runs/resnet20
+    hwq train --finetune runs/resnet20 --fixed 16,8 --out runs/resnet20-16
     torchrun --nproc-per-node 4 -m hwq train RECIPE.toml --out runs/four --device cuda
     """
     import torch

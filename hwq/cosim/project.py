@@ -50,7 +50,7 @@ def write_project(
     """Emit the project of a graph and write it to `folder`, whole or not at all.
 
     golden: images (n, H, W, C) uint8 for the test bench; fewer are kept where every op's codes would fill
-    too many megabytes. about: what the manifest says of the export: fixed, edge_fixed, round, data,
+    too many megabytes. about: what the manifest says of the export: fixed, edge_fixed, round, layers, data,
     accuracy. extra: more files. Raises InputError (folder, folding), ToolError (disk), UnsupportedError.
     """
     values = sum(op.out.size for op in graph)

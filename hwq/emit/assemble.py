@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +47,7 @@ def emit(
     fixed: str = "",
     edge_fixed: str = "",
     round: str = "",
+    layers: Sequence[str] = (),
     data: Mapping[str, Any] | None = None,
     accuracy: Mapping[str, Any] | None = None,
     extra: Mapping[str, bytes] | None = None,
@@ -55,9 +56,9 @@ def emit(
 ) -> Project:
     """The project of a legal graph.
 
-    folding: layers it leaves out get the default. fixed, edge_fixed, round, data, accuracy: what the
-    manifest says of the export. extra: more files for the project (graph.json and the like).
-    Raises InputError for a folding that does not divide, UnsupportedError for codes or sums that no
+    folding: layers it leaves out get the default. fixed, edge_fixed, round, layers (PATTERN=FORMAT), data,
+    accuracy: what the manifest says of the export. extra: more files for the project (graph.json and the
+    like). Raises InputError for a folding that does not divide, UnsupportedError for codes or sums that no
     C++ build can hold.
     """
     verify(graph)
@@ -67,7 +68,7 @@ def emit(
     for op in graph:
         KERNELS[type(op)](net, op)
     set_depths(net.processes, net.streams)
-    meta = {"fixed": fixed, "edge_fixed": edge_fixed, "round": round}
+    meta = {"fixed": fixed, "edge_fixed": edge_fixed, "round": round, "layers": list(layers)}
     return _assemble(net, golden, meta, data or {}, accuracy or {}, extra or {}, (part, period_ns))
 
 
@@ -83,7 +84,7 @@ def _check_types(graph: Graph) -> None:
 def _assemble(
     net: Network,
     golden: Golden | None,
-    meta: Mapping[str, str],
+    meta: Mapping[str, Any],
     data: Mapping[str, Any],
     accuracy: Mapping[str, Any],
     extra: Mapping[str, bytes],

@@ -13,7 +13,7 @@ from typing import Any
 
 from hwq import assets
 from hwq.compiler import Built, cached_library, find_compiler, source_digest
-from hwq.engine.plan import ABI, EngineOp
+from hwq.engine.plan import ABI, EngineAudit, EngineOp
 from hwq.errors import InputError, ToolError
 
 VARIABLE = "HWQ_ENGINE_PATH"
@@ -43,7 +43,8 @@ _NEEDS = {
     CpuPath.VNNI: {"avx512f", "avx512bw", "avx512vl", "avx512_vnni"},
     CpuPath.AVX2: {"avx2"},
 }
-_COMMON = ("-std=c++17", "-O3", "-fPIC", "-shared", "-fvisibility=hidden")
+# no contraction: an audit's float64 sums round after every step, on every path
+_COMMON = ("-std=c++17", "-O3", "-ffp-contract=off", "-fPIC", "-shared", "-fvisibility=hidden")
 
 
 def best_path() -> CpuPath:
@@ -93,7 +94,8 @@ class Library:
             self._declare(library)
         except (OSError, AttributeError) as error:
             raise ToolError(f"the native engine {file} does not load: {error}") from None
-        expected, found = 1000 * ABI + ctypes.sizeof(EngineOp), library.hwq_engine_abi()
+        expected = 1_000_000 * ABI + 1000 * ctypes.sizeof(EngineAudit) + ctypes.sizeof(EngineOp)
+        found = library.hwq_engine_abi()
         if found != expected:
             raise ToolError(f"the native engine {file} has ABI {found}, expected {expected}")
         if not library.hwq_engine_runs_here():
@@ -108,13 +110,19 @@ class Library:
         library.hwq_engine_lanes.restype = size
         library.hwq_engine_runs_here.restype = ctypes.c_int
         library.hwq_engine_room.restype = size
-        library.hwq_engine_room.argtypes = [ops, size, pointer, size]
+        library.hwq_engine_room.argtypes = [ops, size, pointer, size, pointer]
         library.hwq_engine_run.restype = ctypes.c_int
-        library.hwq_engine_run.argtypes = [ops, size, pointer, size, pointer, pointer, size]
+        library.hwq_engine_run.argtypes = [ops, size, pointer, size, pointer, pointer, pointer, size]
 
-    def room(self, ops: ctypes.Array[EngineOp], kept: bytes, images: int) -> int:
+    def room(
+        self,
+        ops: ctypes.Array[EngineOp],
+        kept: bytes,
+        images: int,
+        audits: ctypes.Array[EngineAudit] | None = None,
+    ) -> int:
         """Bytes of working memory for that many images; `kept` flags the ops whose outputs are wanted."""
-        return int(self._library.hwq_engine_room(ops, len(ops), kept, images))
+        return int(self._library.hwq_engine_room(ops, len(ops), kept, images, audits))
 
     def run(
         self,
@@ -124,9 +132,10 @@ class Library:
         outputs: ctypes.Array[ctypes.c_void_p],
         work: int,
         room: int,
+        audits: ctypes.Array[EngineAudit] | None = None,
     ) -> None:
         """Run a batch; addresses as in sim/engine/engine.cpp. Other threads run meanwhile."""
-        failed = self._library.hwq_engine_run(ops, len(ops), pixels, images, outputs, work, room)
+        failed = self._library.hwq_engine_run(ops, len(ops), pixels, images, outputs, audits, work, room)
         assert not failed, "the working memory is too small"
 
 

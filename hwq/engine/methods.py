@@ -6,11 +6,13 @@ whatever the image.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from hwq.errors import ToolError
 from hwq.ir import (
@@ -56,8 +58,9 @@ class Method(IntEnum):
     WINOGRAD = 4
     DEPTHWISE = 5
     NARROW = 6
-    LONG = 7
-    WIDE = 8
+    HIGH = 7
+    LONG = 8
+    WIDE = 9
 
 
 ALL = frozenset(Method)
@@ -178,16 +181,62 @@ def _winograd(op: Conv2d, source: Choice, largest: int, path: ExactPath, lanes: 
 def _requant_method(op: Requantize, bounds: list[int], stored: Stored, allowed: frozenset[Method]) -> Method:
     a = op.requant.alignment
     largest = max(int(np.abs(m).max()) for m in a.multipliers)
-    worst: Any = np.abs(a.bias + a.half)
-    for multiplier, bound in zip(a.multipliers, bounds, strict=True):
-        worst = worst + np.abs(multiplier) * bound
-    total, quotient = int(max(worst)), int(max(worst >> a.fraction.astype(object))) + 1
-    narrow = len(bounds) <= MAX_TERMS and max(*bounds, largest, quotient) < 1 << 31 and stored <= Stored.S32
+    total = _reach(a.bias + a.half, a.multipliers, bounds)
+    quotient = int(max(total >> a.fraction.astype(object))) + 1
+    narrow = len(bounds) <= MAX_TERMS and max(*bounds, quotient) < 1 << 31 and stored <= Stored.S32
     # one bit to spare, so that no order of the terms matters
-    if narrow and total < 1 << 62 and Method.NARROW in allowed:
+    if narrow and Method.HIGH in allowed and _high(op, bounds):
+        return Method.HIGH
+    reach = int(max(total))
+    if narrow and largest < 1 << 31 and reach < 1 << 62 and Method.NARROW in allowed:
         return Method.NARROW
-    if max(total, largest) < 1 << 62:
+    if max(reach, largest) < 1 << 62:
         return Method.LONG
-    if max(total, largest) < 1 << 126:
+    if max(reach, largest) < 1 << 126:
         return Method.WIDE
-    raise _too_wide(op, f"its sums reach {total.bit_length()} bits")
+    raise _too_wide(op, f"its sums reach {reach.bit_length()} bits")
+
+
+def _reach(bias: Any, multipliers: Sequence[Any], bounds: Sequence[int]) -> Any:
+    """max|sum| of each channel, in whatever order the terms are added."""
+    worst = np.abs(bias)
+    for multiplier, bound in zip(multipliers, bounds, strict=True):
+        worst = worst + np.abs(multiplier) * bound
+    return worst
+
+
+@dataclass(frozen=True, slots=True)
+class High:
+    """Constants whose sum's upper half is the quotient: those of `Requant.alignment` times 2^(32 - F).
+
+    multipliers: a term each; the second one's lack a factor 2^lift, which its codes take instead.
+    """
+
+    multipliers: tuple[npt.NDArray[np.object_], ...]
+    bias: npt.NDArray[np.object_]
+    lift: int
+
+    @staticmethod
+    def of(op: Requantize) -> High | None:
+        """The constants, or None where a quotient has more than 32 fraction bits, or M more than 31."""
+        a = op.requant.alignment
+        if int(a.fraction.max()) > 32:
+            return None
+        up = (32 - a.fraction).astype(object)
+        multipliers = [m << up for m in a.multipliers]
+        lift = max(0, int(np.abs(multipliers[-1]).max()).bit_length() - 31) if len(multipliers) == 2 else 0
+        if lift:
+            if (multipliers[1] & ((1 << lift) - 1)).any():
+                return None
+            multipliers[1] = multipliers[1] >> lift
+        if max(int(np.abs(m).max()) for m in multipliers) >= 1 << 31:
+            return None
+        return High(tuple(multipliers), (a.bias + a.half) << up, lift)
+
+
+def _high(op: Requantize, bounds: Sequence[int]) -> bool:
+    high = High.of(op)
+    if high is None:
+        return False
+    lifted = [*bounds[:1], *(bound << high.lift for bound in bounds[1:])]
+    return max(lifted) < 1 << 31 and int(max(_reach(high.bias, high.multipliers, lifted))) < 1 << 62

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from hwq.engine.methods import Method
+from hwq.engine.methods import High, Method
 from hwq.ir import Conv2d, Linear, Requantize
 
 Packed = npt.NDArray[Any]
@@ -88,9 +89,20 @@ def wide_factors(op: Requantize, method: Method) -> bool:
     return method is Method.WIDE and largest >= 1 << 63
 
 
+def lift(op: Requantize, method: Method) -> int:
+    """The engine's `lift`."""
+    high = High.of(op) if method is Method.HIGH else None
+    return high.lift if high else 0
+
+
 def requantisation(op: Requantize, method: Method, lanes: int) -> dict[str, Packed]:
-    """The engine's `multipliers`, `bias`, `shift` and, for NARROW, `minus`."""
+    """The engine's `multipliers` and `bias`; all but HIGH also have `shift`, and NARROW `minus`."""
     a, channels = op.requant.alignment, op.out.channels
+    if method is Method.HIGH:
+        high = High.of(op)
+        assert high is not None, "chosen without looking"
+        spread = [np.broadcast_to(values, (channels,)) for values in (*high.multipliers, high.bias)]
+        return _vectors(spread[:-1], spread[-1], np.int64, lanes)
     terms = [np.broadcast_to(m, (channels,)) for m in a.multipliers]
     bias = np.broadcast_to(a.bias + a.half, (channels,))
     # a deeper shift of a sum of that many bits leaves its sign alone, as this one does
@@ -105,11 +117,21 @@ def requantisation(op: Requantize, method: Method, lanes: int) -> dict[str, Pack
         }
     width = _round_up(channels, lanes)
     return {
-        "multipliers": np.stack([_padded(m.astype(np.int64), (width,), np.int32) for m in terms]),
-        "bias": _even_first(_padded((bias + (1 << 63)).astype(np.uint64), (width,), np.uint64), lanes),
+        **_vectors(terms, bias + (1 << 63), np.uint64, lanes),
         "shift": _even_first(_padded(shift, (width,), np.int64), lanes),
         # 2^(63-F), which is 0 modulo 2^32 for F < 32
         "minus": _padded(np.where(shift < 32, 0, np.int64(1) << (63 - shift)), (width,), np.int32),
+    }
+
+
+def _vectors(
+    terms: Iterable[npt.NDArray[Any]], bias: npt.NDArray[Any], kind: type, lanes: int
+) -> dict[str, Packed]:
+    """Multipliers of 32 bits and biases of 64, filled up to whole vectors."""
+    width = _round_up(len(bias), lanes)
+    return {
+        "multipliers": np.stack([_padded(m.astype(np.int64), (width,), np.int32) for m in terms]),
+        "bias": _even_first(_padded(bias.astype(kind), (width,), kind), lanes),
     }
 
 

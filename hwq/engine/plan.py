@@ -29,8 +29,8 @@ from hwq.ir import (
 )
 from hwq.simulate import storage_dtype
 
-ABI = 1
-"""Of `Op` and the packed layouts; sim/engine/engine.cpp states the same."""
+ABI = 2
+"""Of `Op`, `Audit` and the packed layouts; sim/engine/engine.cpp states the same."""
 
 
 class Kind(IntEnum):
@@ -81,6 +81,7 @@ class EngineOp(ctypes.Structure):
         ("before", ctypes.c_int32),
         ("flip", ctypes.c_int32),
         ("kept_bytes", ctypes.c_int32),
+        ("lift", ctypes.c_int32),
         ("wide", ctypes.c_int32),
         ("input", ctypes.c_void_p),
         ("weights", ctypes.c_void_p),
@@ -92,6 +93,35 @@ class EngineOp(ctypes.Structure):
         ("lo", ctypes.c_int64),
         ("hi", ctypes.c_int64),
     )
+
+
+_Square = ctypes.c_uint64 * 2
+
+
+class EngineAudit(ctypes.Structure):
+    """`Audit` of sim/engine/audit.h, field by field."""
+
+    _fields_ = (
+        ("multipliers", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("half", ctypes.c_double),
+        ("lo", ctypes.c_double),
+        ("hi", ctypes.c_double),
+        ("wrong", ctypes.c_int64),
+        ("reference", _Square),
+        ("difference", _Square),
+    )
+
+    def counting_from_zero(self) -> EngineAudit:
+        """The same constants, nothing counted."""
+        return EngineAudit(self.multipliers, self.bias, self.half, self.lo, self.hi)
+
+    def add(self, other: EngineAudit) -> None:
+        """The counts of both."""
+        self.wrong += other.wrong
+        for mine, more in ((self.reference, other.reference), (self.difference, other.difference)):
+            total = mine[0] + more[0] + (mine[1] + more[1] << 64)
+            mine[:] = total & (1 << 64) - 1, total >> 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +158,7 @@ class Plan:
             elif isinstance(op, Requantize):
                 method = choices[op.name].method
                 plan._point(into, pack.requantisation(op, method, lanes))
-                into.wide = pack.wide_factors(op, method)
+                into.wide, into.lift = pack.wide_factors(op, method), pack.lift(op, method)
                 top = _limit(method)
                 into.lo, into.hi = (min(max(v, -top), top) for v in (op.requant.lo, op.requant.hi))
         return plan
@@ -181,5 +211,5 @@ class Plan:
 
 
 def _limit(method: Method) -> int:
-    """Quotients of NARROW are proved to lie within 31 bits, so limits beyond them say nothing."""
-    return (1 << 31) - 1 if method is Method.NARROW else (1 << 63) - 1
+    """Quotients of NARROW and HIGH are proved to lie within 31 bits, so limits beyond them say nothing."""
+    return (1 << 31) - 1 if method in (Method.NARROW, Method.HIGH) else (1 << 63) - 1

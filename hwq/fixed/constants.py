@@ -42,6 +42,15 @@ class Constants:
         """Fraction bits per entry; may be negative."""
         return self.width - self.integer
 
+    @property
+    def memory_bits(self) -> int:
+        """Bits of a table that holds them: `width` an entry, and where entries have binary points of their
+        own a shift each, of as many bits as tell the points apart (a zero needs none).
+        """
+        points = self.integer[self.raw != 0]
+        spread = int(points.max() - points.min()) if points.size else 0
+        return self.raw.size * (self.width + spread.bit_length())
+
     def values(self) -> npt.NDArray[np.float64]:
         """The constants as float64 (for reports; exact up to 53 bits)."""
         return np.ldexp(self.raw.astype(np.float64), -self.fraction)

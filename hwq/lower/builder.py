@@ -15,8 +15,11 @@ from hwq.fixed import ConstantFormat, IntType, Rounding
 from hwq.ir import (
     ChannelPad,
     Concat,
+    Conv2d,
     Flatten,
     Graph,
+    Input,
+    Linear,
     MaxPool,
     Op,
     Requant,
@@ -29,6 +32,7 @@ from hwq.ir import (
 from hwq.lower.formats import Formats
 from hwq.lower.report import ConstantIssue, RealConstants, constant_issues
 from hwq.lower.values import Codes, Factor, Floats, Move, Pending, Pixels, flat_order
+from hwq.quant.patterns import matches, nothing_matches
 
 _AnyOp = TypeVar("_AnyOp", bound=Op)
 
@@ -62,6 +66,10 @@ class Builder:
         self.ops: dict[str, Op] = {}
         self.real: dict[str, RealConstants] = {}
         self.issues: list[ConstantIssue] = []
+        self.names: dict[str, tuple[str, ...]] = {}
+        """What layer patterns know each Requantize as: its name, then modules and layers that end in it."""
+        self.edges: set[str] = set()
+        """Requantizes in a format of their own, which no pattern changes."""
 
     def name(self, wanted: str) -> str:
         """`wanted`, or with _2, _3, ... when it is taken (a module that is called again)."""
@@ -85,15 +93,24 @@ class Builder:
 
     # -- requantisation
     def requantize(
-        self, value: Pending, wanted: str, kind: IntType, scale: float, form: ConstantFormat | None = None
+        self,
+        value: Pending,
+        wanted: str,
+        kind: IntType,
+        scale: float,
+        form: ConstantFormat | None = None,
+        of: tuple[str, ...] = (),
     ) -> Codes:
-        """End `value` in one Requantize to codes `kind` * `scale`, then do its moves."""
+        """End `value` in one Requantize to codes `kind` * `scale`, then do its moves.
+
+        form: instead of the body's format. of: paths of the modules that end here, for layer patterns.
+        """
         channels = value.inner[-1]
         terms = tuple(_vector(t.multiplier(scale), channels) for t in value.terms)
         real = RealConstants(terms=terms, bias=_vector(value.bias / scale, channels))
         inputs = tuple(t.op for t in value.terms)
         limits = _limits(kind, scale, value.lo, value.hi, self.formats.rounding)
-        codes = self._store(wanted, inputs, real, value.inner, kind, scale, limits, form)
+        codes = self._store(wanted, inputs, real, value.inner, kind, scale, limits, form, of)
         if len(value.inner) == 1:
             codes = replace(codes, order=value.order)
         for move in value.moves:
@@ -108,8 +125,8 @@ class Builder:
         multiplier = 1.0 / (255.0 * std * scale)
         bias = -mean / (std * scale)
         real = RealConstants(terms=(_vector(multiplier, channels),), bias=_vector(bias, channels))
-        limits = (kind.lo, kind.hi)
-        return self._store(wanted, (pixels.op,), real, pixels.shape, kind, scale, limits, self.formats.edge)
+        limits, edge = (kind.lo, kind.hi), self.formats.edge
+        return self._store(wanted, (pixels.op,), real, pixels.shape, kind, scale, limits, edge, ())
 
     def _store(
         self,
@@ -121,9 +138,14 @@ class Builder:
         scale: float,
         limits: tuple[int, int],
         form: ConstantFormat | None,
+        of: tuple[str, ...],
     ) -> Codes:
         name = self.name(wanted)
-        form = form or self.formats.of(name)
+        layers = (i for i in inputs if isinstance(self.ops[i], Input | Conv2d | Linear | SumPool))
+        self.names[name] = tuple(dict.fromkeys((name, *of, *layers)))
+        if form is not None:
+            self.edges.add(name)
+        form = form or self.formats.of(self.names[name])
         if not all(np.isfinite(v).all() for v in (*real.terms, real.bias)):
             raise InputError(
                 f"{name}: a multiplier or bias is not finite; weights, BN statistics or scales of the layers "
@@ -143,6 +165,20 @@ class Builder:
         bounds = tuple(magnitude(self.ops[i].out.type) for i in inputs)
         self.issues += constant_issues(name, inputs, bounds, real, requant, form)
         return Codes(op=name, spec=spec, factors=(scale,))
+
+    def check_patterns(self) -> None:
+        """Raise InputError for a layer pattern that changes no Requantize; to be called after all of them."""
+        body = [names for op, names in self.names.items() if op not in self.edges]
+        for pattern, _ in self.formats.overrides:
+            if any(matches(pattern, names) for names in body):
+                continue
+            if any(matches(pattern, self.names[op]) for op in self.edges):
+                raise InputError(
+                    f"layer pattern '{pattern}' names only the input or the logits, whose format is "
+                    "--edge-fixed"
+                )
+            known = [name for names in self.names.values() for name in names]
+            raise InputError(f"layer pattern '{pattern}' {nothing_matches(pattern, known)}")
 
     # -- ops that move codes
     def move(self, codes: Codes, move: Move) -> Codes:

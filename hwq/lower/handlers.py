@@ -18,6 +18,7 @@ from hwq.lower import layers, pools, shapes
 from hwq.lower.context import Call, Context, as_pending
 from hwq.lower.values import Batch, Codes, Pending, Pixels, Tensor
 from hwq.quant import ActQuantizer, QuantConv2d, QuantLinear
+from hwq.quant.placing import OF
 
 Handler = Callable[[Context, Call], Any]
 
@@ -41,7 +42,8 @@ def quantizer(context: Context, call: Call) -> Codes:
         case Codes() if (value.spec.type, value.factors) == (kind, (scale,)):
             return value
         case _:
-            return context.builder.requantize(as_pending(value), call.name, kind, scale)
+            of = call.node.meta.get(OF, ())
+            return context.builder.requantize(as_pending(value), call.name, kind, scale, of=of)
 
 
 def _left_off(context: Context, call: Call, value: Tensor) -> Codes:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,13 @@ class RealConstants:
 
     terms: tuple[Floats, ...]
     bias: Floats
+
+    def sums(self, inputs: Sequence[npt.NDArray[Any]]) -> Floats:
+        """sum_i x_i * M_i + B in float64, terms in order: output codes before rounding and clamping."""
+        total = np.zeros(inputs[0].shape, dtype=np.float64)
+        for x, multiplier in zip(inputs, self.terms, strict=True):
+            total += x.astype(np.float64) * multiplier
+        return total + self.bias
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,10 +59,14 @@ class ConstantIssue:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LowerReport:
-    """issues: every saturated and every vanished non-zero constant. real: by name of the Requantize."""
+    """issues: every saturated and every vanished non-zero constant. real: by name of the Requantize.
+
+    names: what layer patterns know each Requantize as, its own name first.
+    """
 
     issues: tuple[ConstantIssue, ...]
     real: Mapping[str, RealConstants]
+    names: Mapping[str, tuple[str, ...]]
 
     @property
     def saturated(self) -> tuple[ConstantIssue, ...]:
@@ -78,7 +90,8 @@ class LowerReport:
         first = "; ".join(str(i) for i in bad[:3]) + ("; ..." if len(bad) > 3 else "")
         raise LossyError(
             f"{saturated} constants saturate and {len(bad) - saturated} vanish where they could move an "
-            f"output ({first}): use a wider --fixed, or W,auto, or accept it with --allow-lossy"
+            f"output ({first}): use W,auto or a wider --fixed (`hwq explain` finds one), or accept it with "
+            "--allow-lossy"
         )
 
 

@@ -50,7 +50,8 @@ def lower(
     off_bits: tensors that are not quantised get codes of so many bits, with ranges seen on `batches`,
     float images (N, C, H, W) already normalised. Without it only a tensor that holds exact codes or their
     sums anyway (an average pool) may be off. Raises UnsupportedError naming module path and source
-    line, InputError for tensors left off, LossyError unless `allow_lossy`.
+    line, InputError for tensors left off and for a layer pattern of `formats` that changes nothing,
+    LossyError unless `allow_lossy`.
     """
     mean_, std_ = _normalisation(mean, std, shape[0])
     ready = _without_off(model, off_bits, batches)
@@ -60,11 +61,13 @@ def lower(
     graph = walk.run(name)
     if walk.context.off:
         raise _left_off(walk.context.off)
+    builder.check_patterns()
     verify(graph)
     used = graph.by_name
     report = LowerReport(
         issues=tuple(i for i in builder.issues if i.op in used),
         real={n: r for n, r in builder.real.items() if n in used},
+        names={n: names for n, names in builder.names.items() if n in used},
     )
     if not allow_lossy:
         report.check()

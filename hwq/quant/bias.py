@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 
 from hwq.quant.layers import QuantConv2d, QuantLinear
 from hwq.quant.modes import evaluating
+from hwq.quant.requantise import Requantisation
 
 MEMORY = 1 << 30
 """Bytes of activations that a correction holds at once."""
@@ -18,7 +19,8 @@ MEMORY = 1 << 30
 def correctable(model: fx.GraphModule) -> dict[str, nn.Module]:
     """Module path -> the module whose output is compared and whose bias takes the correction.
 
-    A layer, or the BN that alone reads it. Layers that are called more than once are left out.
+    A layer, or the BN that alone reads it; of a folded network its requantisations. Layers that are
+    called more than once are left out.
     """
     calls: dict[str, list[fx.Node]] = {}
     for node in model.graph.nodes:
@@ -27,6 +29,8 @@ def correctable(model: fx.GraphModule) -> dict[str, nn.Module]:
     found: dict[str, nn.Module] = {}
     for name, nodes in calls.items():
         module = model.get_submodule(name)
+        if isinstance(module, Requantisation):
+            found[name] = module
         if not isinstance(module, QuantConv2d | QuantLinear) or len(nodes) != 1:
             continue
         reader = next(iter(nodes[0].users), None)
@@ -101,6 +105,18 @@ def correct_biases(
     return left
 
 
+def fitting(model: fx.GraphModule, sample: Sequence[Tensor]) -> list[Tensor]:
+    """As many images of a sample as `correct_biases` may hold at once."""
+    room = max(1, MEMORY // bytes_per_image(model, sample[0][:1]))
+    few = []
+    for batch in sample:
+        few.append(batch[:room])
+        room -= len(few[-1])
+        if not room:
+            break
+    return few
+
+
 @torch.no_grad()
 def bytes_per_image(model: fx.GraphModule, image: Tensor) -> int:
     """Most bytes of tensors that are alive at once for one image (1, C, H, W) in `correct_biases`."""
@@ -130,6 +146,10 @@ def _channel_sum(out: Tensor) -> tuple[Tensor, int]:
 
 def _shift(module: nn.Module, by: Tensor) -> bool:
     """Add (C,) to every output of a channel; False where there is nothing to hold it."""
+    if isinstance(module, Requantisation):
+        holder = module.bias.holder()
+        # what rounding its own bias added stays, however the bias is moved
+        return holder is not None and _shift(holder, by + module.bias_error())
     bias = module.bias
     if isinstance(bias, Tensor):
         bias.add_(by)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from enum import Enum, auto
 from typing import Any
 
 from hwq.errors import InputError
+from hwq.quant.patterns import nothing_matches
 from hwq.quant.policy import LayerRule, Policy
 
 IMAGE = "input"
@@ -161,9 +161,7 @@ class Choices:
         place = f"layer pattern '{rule.pattern}'"
         names = list(dict.fromkeys((*self.layers, *self.acts)))
         if not rule.matches(names):
-            near = get_close_matches(rule.pattern, names, n=3, cutoff=0.4)
-            hint = f"near it: {', '.join(near)}" if near else f"names here are like {', '.join(names[:3])}"
-            return f"{place} matches nothing; {hint}"
+            return f"{place} {nothing_matches(rule.pattern, names)}"
         if not key.startswith("act_"):
             return f"{place} gives {key}, but matches no layer, only activations"
         if rule.matches(self.acts):  # only an activation method can be left then

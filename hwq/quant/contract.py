@@ -137,10 +137,14 @@ class ActQuantizer(Quantizer):
         """Codes * scale, with the method's gradients. float32 or float64."""
         return fake_quant(x, self.step(), self.type.lo, self.type.hi)
 
+    def exact_step(self) -> Tensor:
+        """`step` in float64, as exact as what it is stored as allows."""
+        return self.step().double()
+
     @torch.no_grad()
     def scale(self) -> float:
         """The real value of code 1, float64. The number that lowering uses."""
-        return float(self.step().double())
+        return float(self.exact_step())
 
     def bound(self) -> float:
         """The largest value that codes can show."""

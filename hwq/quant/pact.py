@@ -30,9 +30,8 @@ class MPact(ActQuantizer):
     def step(self) -> Tensor:
         return self.alpha() / self.type.hi
 
-    @torch.no_grad()
-    def scale(self) -> float:
-        return float(functional.softplus(self.raw.double(), threshold=40.0)) / self.type.hi
+    def exact_step(self) -> Tensor:
+        return functional.softplus(self.raw.double(), threshold=40.0) / self.type.hi
 
     @torch.no_grad()
     def set_bound(self, bound: float) -> None:

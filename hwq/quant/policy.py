@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from fnmatch import fnmatchcase
 from typing import Any
 
 from hwq.errors import InputError
 from hwq.quant.contract import MAX_BITS, OFF
 from hwq.quant.dorefa import Rescale
 from hwq.quant.methods import ACT_METHODS, WEIGHT_METHODS
+from hwq.quant.patterns import matches
 
 DEFAULT_IMAGE_BITS = 8
 EDGE_BITS = 8
@@ -54,8 +54,7 @@ class LayerRule:
 
     def matches(self, names: Iterable[str]) -> bool:
         """Whether the pattern is one of the names, or a module above it."""
-        below = self.pattern + ".*"
-        return any(fnmatchcase(n, self.pattern) or fnmatchcase(n, below) for n in names)
+        return matches(self.pattern, names)
 
     @staticmethod
     def parse(text: str) -> LayerRule:

@@ -188,7 +188,8 @@ def kind_of(module: fx.GraphModule, node: fx.Node) -> Kind:
 
 def _of_shape(module: fx.GraphModule, node: fx.Node) -> bool:
     sources = node.all_input_nodes
-    return bool(sources) and all(kind_of(module, n) is Kind.SHAPE for n in sources)
+    # no module yields integers, and those of `prepare`, quantisers, have no kind
+    return bool(sources) and all(n.op != "call_module" and kind_of(module, n) is Kind.SHAPE for n in sources)
 
 
 def owner(node: fx.Node) -> str:

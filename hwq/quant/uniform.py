@@ -78,9 +78,8 @@ class UniformAct(ObservingAct):
     def step(self) -> Tensor:
         return self.top / self.type.hi
 
-    @torch.no_grad()
-    def scale(self) -> float:
-        return float(self.top.double()) / self.type.hi
+    def exact_step(self) -> Tensor:
+        return self.top.double() / self.type.hi
 
     def cover(self, bound: float) -> None:
         self.top.fill_(bound)

@@ -5,35 +5,68 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hwq.errors import InputError
+from filelock import FileLock, Timeout
+
+from hwq.errors import InputError, ToolError
 from hwq.files import write_atomically
 
-VERSION = 1
-COLUMNS = (
-    "format",
-    "round",
-    "edge",
-    "images",
-    "accuracy",
-    "local",
-    "saturated",
-    "vanished",
-    "harmful",
-)
-KEY = ("checkpoint", "data", "format", "round", "edge", "images", "off_bits")
+VERSION = 2
+_NUMBER = (int, float)
+_NONE = type(None)
+_KEY: dict[str, type | tuple[type, ...]] = {
+    "checkpoint": str,
+    "data": str,
+    "format": str,
+    "round": str,
+    "bits": str,
+    "assigned": list,
+    "edge": str,
+    "images": int,
+    "error_images": int,
+    "off_bits": (int, _NONE),
+}
+_FIGURES: dict[str, type | tuple[type, ...]] = {
+    "accuracy": _NUMBER,
+    "local": _NUMBER,
+    "logits_snr": (*_NUMBER, _NONE),
+    "memory": int,
+    "saturated": int,
+    "vanished": int,
+    "harmful": int,
+    "first_wrong": str,
+    "checked": str,
+}
+_INSIDE: dict[str, type | tuple[type, ...]] = {
+    "layers": dict,
+    "edge_layers": dict,
+    "snr": dict,
+    "harmful_layers": dict,
+    "digest": str,
+    "checks": list,
+}
+KEY = tuple(_KEY)
 """What makes two rows the same measurement."""
+_FIELDS = {**_KEY, **_FIGURES, **_INSIDE}
+_COLUMNS = (*KEY, *_FIGURES)
+_LOCK_SECONDS = 60
+
+Row = dict[str, Any]
+"""`KEY` and figures of a measurement, as they stand in the JSON; see docs/sweep.md."""
 
 
 @dataclass(slots=True)
 class Store:
-    """`path`.csv and .json. rows: plain dictionaries, `KEY` and a FormatResult's fields each."""
+    """The rows of `csv_path` and the .json beside it. Several processes may add to the same files."""
 
     csv_path: Path
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    _seen: tuple[int, int] | None = None
 
     @property
     def json_path(self) -> Path:
@@ -47,45 +80,102 @@ class Store:
         if not csv_path.parent.is_dir():
             raise InputError(f"--out {csv_path}: no folder {csv_path.parent}")
         store = Store(csv_path)
-        foreign = f"is no result of hwq sweep; choose another --out than {csv_path}"
-        if not store.json_path.exists():
-            if csv_path.exists():
-                raise InputError(f"{csv_path} {foreign}")
-            return store
+        if csv_path.exists() and not store.json_path.exists():
+            raise InputError(f"{csv_path} {store._foreign}")
+        store.refresh()
+        return store
+
+    @property
+    def _foreign(self) -> str:
+        return f"is no result of hwq sweep; choose another --out than {self.csv_path}"
+
+    def refresh(self) -> None:
+        """Read the file again where another sweep has written it."""
         try:
-            document = json.loads(store.json_path.read_text(encoding="utf-8"))
-            if document["hwq_sweep"] != VERSION:
+            status = self.json_path.stat()
+            if (status.st_ino, status.st_mtime_ns) == self._seen:
+                return
+            text = self.json_path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return
+        except UnicodeDecodeError:
+            raise InputError(f"{self.json_path} {self._foreign}") from None
+        self.rows = self._read(text)
+        self._seen = (status.st_ino, status.st_mtime_ns)
+
+    def _read(self, text: str) -> list[Row]:
+        try:
+            document = json.loads(text)
+            version, rows = document["hwq_sweep"], document["rows"]
+            if version != VERSION:
                 raise InputError(
-                    f"{store.json_path}: written by another version of hwq; choose another --out"
+                    f"{self.json_path}: written by another version of hwq; choose another --out, or delete it"
                 )
-            store.rows = [dict(row) for row in document["rows"]]
-            complete = all(
-                name in row for row in store.rows for name in (*KEY, *COLUMNS, "layers", "edge_layers")
-            )
+            complete = all(isinstance(row[name], kind) for row in rows for name, kind in _FIELDS.items())
         except (ValueError, KeyError, TypeError):
             complete = False
         if not complete:
-            raise InputError(f"{store.json_path} {foreign}")
-        return store
+            raise InputError(f"{self.json_path} {self._foreign}")
+        return [dict(row) for row in rows]
 
-    def find(self, key: dict[str, Any]) -> dict[str, Any] | None:
+    def find(self, key: Row) -> Row | None:
         """The row of the same measurement."""
         return next((row for row in self.rows if all(row[name] == key[name] for name in KEY)), None)
 
-    def add(self, row: dict[str, Any]) -> None:
-        """Append and write both files."""
-        self.rows.append(row)
-        document = {"hwq_sweep": VERSION, "rows": self.rows}
-        write_atomically(self.json_path, json.dumps(document, indent=1) + "\n")
-        write_atomically(self.csv_path, self._csv())
+    def same_constants(self, key: Row, digest: str) -> Row | None:
+        """A row of the same images and network whose format led to the very same integers."""
+        free = ("format", "assigned")
+        return next(
+            (
+                row
+                for row in self.rows
+                if row["digest"] == digest and all(row[n] == key[n] for n in KEY if n not in free)
+            ),
+            None,
+        )
+
+    def put(self, *rows: Row) -> None:
+        """Add rows, in place of those of the same measurement; both files are whole at any time."""
+        with self._locked():
+            self.refresh()
+            for row in rows:
+                old = self.find(row)
+                if old is None:
+                    self.rows.append(row)
+                else:
+                    self.rows[self.rows.index(old)] = row
+            lines = ",\n".join(map(json.dumps, self.rows))
+            write_atomically(self.json_path, f'{{"hwq_sweep": {VERSION}, "rows": [\n{lines}\n]}}\n')
+            write_atomically(self.csv_path, self._csv())
+            status = self.json_path.stat()
+            self._seen = (status.st_ino, status.st_mtime_ns)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One writer at a time, whatever process it is."""
+        path = self.json_path.with_name(f".{self.json_path.name}.lock")
+        try:
+            with FileLock(path, timeout=_LOCK_SECONDS):
+                yield
+        except Timeout:
+            raise ToolError(
+                f"{path}: another sweep holds this lock for over {_LOCK_SECONDS} s; end it and run again"
+            ) from None
 
     def _csv(self) -> str:
-        """One line a row; each layer's share is a column `local.<op>`."""
+        """One line a row; each layer has a column `local.<op>` and one `snr.<op>`, dB, inf without noise."""
         layers = list(dict.fromkeys(name for row in self.rows for name in row["layers"]))
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["checkpoint", *COLUMNS, *(f"local.{name}" for name in layers)])
+        writer.writerow([*_COLUMNS, *(f"local.{n}" for n in layers), *(f"snr.{n}" for n in layers)])
         for row in self.rows:
+            plain = {**row, "checkpoint": row["checkpoint"][:12], "assigned": " ".join(row["assigned"])}
+            plain["logits_snr"] = _shown(row["logits_snr"])
             shares = [row["layers"].get(name, "") for name in layers]
-            writer.writerow([row["checkpoint"][:12], *(row[name] for name in COLUMNS), *shares])
+            ratios = [_shown(row["snr"][n]) if n in row["layers"] else "" for n in layers]
+            writer.writerow([*(plain[name] for name in _COLUMNS), *shares, *ratios])
         return text.getvalue()
+
+
+def _shown(ratio: float | None) -> float | str:
+    return "inf" if ratio is None else ratio

@@ -12,6 +12,7 @@ from hwq.models import located
 from hwq.quant import OFF, LayerRule, Policy
 from hwq.quant.policy import DEFAULT_IMAGE_BITS
 from hwq.train.checkpoint import read_meta
+from hwq.train.fixedpoint import FixedPoint
 from hwq.train.posttraining import POST_TRAINING
 from hwq.train.recipe import Recipe, default_recipe, read_recipe, recipe_from_dict
 
@@ -20,7 +21,10 @@ _POLICY = (
     *("branch", "per_channel"),
 )
 _SCHEDULE = ("epochs", "lr", "batch", "augment", "tensorboard", "seed")
+TUNING_EPOCHS = 5
 _DATA = ("download", "size", "resize", "skip_bad")
+TEACHER_SHARE = 0.5
+"""`distill` with --teacher, where the recipe does not say."""
 
 
 def recipe_from_flags(
@@ -30,6 +34,12 @@ def recipe_from_flags(
 
     Without a recipe file flags change `start`, or the default recipe with `policy`, where these are given.
     """
+    if "finetune" in given:
+        if path is not None or "init_from" in given or "pretrained" in given:
+            raise InputError(
+                "--finetune takes recipe and start from a run: leave out RECIPE and other starts"
+            )
+        start = tuning_recipe(Path(given["finetune"]))
     start = start if path is None else read_recipe(Path(path))
     spec: DataSpec | None = None
     if "data" in given:
@@ -54,11 +64,54 @@ def recipe_from_flags(
         policy=_policy(recipe.policy, given),
         train=replace(recipe.train, **{k: given[k] for k in _SCHEDULE if k in given}),
     )
+    if "teacher" in given:
+        share = recipe.train.distill or TEACHER_SHARE
+        taught = replace(recipe.train, teacher=_file(given, "teacher"), distill=share)
+        recipe = replace(recipe, train=taught)
     if "mean" in given or "std" in given:
         recipe = replace(recipe, mean=_numbers(given, "mean"), std=_numbers(given, "std"))
+    recipe = replace(recipe, fixed=_fixed(recipe, given))
     if "init_from" in given or "pretrained" in given:  # either takes the place of the recipe's start
         recipe = replace(recipe, init_from=_file(given, "init_from"), pretrained=_file(given, "pretrained"))
     return recipe
+
+
+def tuning_recipe(run: Path) -> Recipe:
+    """A run's own recipe to go on from it: few epochs, a tenth of the learning rate. Raises InputError.
+
+    The float network that taught the run, or that it started from, stays the teacher of a distillation.
+    """
+    meta = read_meta(run)
+    if meta is None:
+        raise InputError(f"{run}: not a run of hwq; --finetune goes on from one")
+    start = recipe_from_dict(meta.recipe, None, str(run))
+    schedule = replace(start.train, epochs=TUNING_EPOCHS, lr=start.train.lr / 10, warmup=0.0)
+    if schedule.distill and schedule.teacher is None:
+        schedule = replace(schedule, teacher=start.init_from or start.pretrained, teacher_model=start.model)
+    source = str(run.expanduser().resolve())
+    return replace(
+        start,
+        policy=meta.policy,
+        mean=meta.mean,
+        std=meta.std,
+        train=schedule,
+        init_from=source,
+        pretrained=None,
+        fixed=None,
+    )
+
+
+def _fixed(recipe: Recipe, given: dict[str, Any]) -> FixedPoint | None:
+    """The recipe's [fixed] with flags over it."""
+    names = {"fixed": "format", "edge_fixed": "edge", "rounding": "round"}
+    changes = {key: given[flag] for flag, key in names.items() if flag in given}
+    if not changes:
+        return recipe.fixed
+    if recipe.fixed is not None:
+        return replace(recipe.fixed, **changes)
+    if "format" not in changes:
+        raise InputError("--edge-fixed and --round belong to fixed-point training: add --fixed FORMAT")
+    return FixedPoint(**changes)
 
 
 def calibration_recipe(source: Path, path: str | None, given: dict[str, Any]) -> Recipe:

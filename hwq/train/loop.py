@@ -15,17 +15,19 @@ from pathlib import Path
 from typing import NoReturn
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from hwq.data import Images
 from hwq.errors import InputError
 from hwq.files import write_atomically
 from hwq.quant import estimate_norms
+from hwq.quant.folded import FoldedNetwork
 from hwq.train.checkpoint import BEST, LAST, load
 from hwq.train.distill import fingerprint
 from hwq.train.distributed import World
 from hwq.train.diverged import Diverged, culprit
 from hwq.train.ema import Average
+from hwq.train.fixedpoint import begin, changed, folded, go_on
 from hwq.train.interrupt import Interrupted, stop_flag
 from hwq.train.meter import Meter
 from hwq.train.objective import Objective
@@ -38,7 +40,7 @@ from hwq.train.runfolder import BOARD, RECIPE, add_metrics, check_out, tidy
 from hwq.train.schedule import learning_rate
 from hwq.train.shared import Shared
 from hwq.train.start import start, usable_device
-from hwq.train.state import State, check_recipe
+from hwq.train.state import State, check_recipe, has_begun
 from hwq.train.tensorboard import EXAMINED, Board, check_installed
 
 
@@ -103,15 +105,22 @@ class _Loop:
         if stored is not None:
             check_recipe(recipe, stored, out)
         began = start(
-            recipe, self.device, world, reporter, fresh=not resume, test_images=test, workers=workers
+            recipe,
+            self.device,
+            world,
+            reporter,
+            fresh=not resume,
+            policy=stored.meta.policy if stored is not None and has_begun(stored) else None,
+            test_images=test,
+            workers=workers,
         )
         self.batches, self.test, self.model = began.batches, began.test, began.model
         precision = Precision(self.schedule.amp, self.device, self.model)
         self.objective = Objective(self.schedule, self.model, began.teacher)
-        self.shared = Shared(self.model, world, sync_bn=self.schedule.sync_bn)
-        self.forward: nn.Module = self.shared.network
-        if self.schedule.compile:
-            self.forward = torch.compile(self.forward)  # type: ignore[assignment]
+        self.folded: FoldedNetwork | None = None
+        if recipe.fixed is not None and has_begun(stored):
+            self.folded = go_on(self.model, recipe.fixed, began.meta)
+        self.shared, self.forward = self._shared()
         self.state = State(
             meta=began.meta,
             model=self.model,
@@ -121,6 +130,8 @@ class _Loop:
             average=Average(self.model, self.schedule.ema) if self.schedule.ema else None,
             teacher=fingerprint(began.teacher),
         )
+        if recipe.fixed is not None:
+            self.state.fixed_from = recipe.fixed.first_epoch(self.schedule.epochs, trained=began.kept)
         self.board: Board | None = None
         self.saved = time.monotonic()
         if stored is not None:
@@ -132,9 +143,14 @@ class _Loop:
         """Iterations of the run so far."""
         return self.state.meta.epoch * self.batches.steps + self.state.meta.step
 
+    @property
+    def stage(self) -> str:
+        """What the network is by now, as accuracies are filed."""
+        return "float" if self.recipe.floating else "fixed" if self.state.fixed else "fake_quant"
+
     def run(self) -> Result:
         """From where the state stands to the last epoch."""
-        schedule, stage = self.schedule, "float" if self.recipe.floating else "fake_quant"
+        schedule = self.schedule
         if self.world.main:
             self.out.mkdir(parents=True, exist_ok=True)
             write_atomically(self.out / RECIPE, self.recipe.to_toml().encode())
@@ -147,13 +163,15 @@ class _Loop:
         try:
             with stop_flag(patient=not self.world.alone) as stop:
                 while self.state.meta.epoch < schedule.epochs:
+                    self._maybe_begin_fixed()
                     self._epoch(stop)
-                    self._finish(stage)
+                    self._finish(self.stage)
+                self._maybe_begin_fixed()  # no epoch of it at all: aligned alone
         finally:
             self.reporter.end()
             if self.board is not None:
                 self.board.close()
-        stages = self.state.meta.accuracy
+        stages, stage = self.state.meta.accuracy, self.stage
         if stage not in stages:  # no epoch at all: export of a calibrated network
             stages[stage] = self._accuracy(self.state.network)
             self._save(BEST, LAST)
@@ -162,6 +180,42 @@ class _Loop:
         return Result(
             out=self.out, epochs=self.state.meta.epoch, accuracy=accuracy, best=best, stages=dict(stages)
         )
+
+    def _shared(self) -> tuple[Shared, nn.Module]:
+        """The network in training as all processes hold it, and as a step calls it."""
+        if self.folded is not None:
+            shared = Shared(self.folded, self.world, sync_bn=False, frozen=True)
+            return shared, shared.network
+        shared = Shared(self.model, self.world, sync_bn=self.schedule.sync_bn)
+        if self.schedule.compile:
+            return shared, torch.compile(shared.network)  # type: ignore[return-value]
+        return shared, shared.network
+
+    def _maybe_begin_fixed(self) -> None:
+        """Where the recipe says so, go on with constants in fixed point, and an optimiser that is new."""
+        fixed, state = self.recipe.fixed, self.state
+        if fixed is None or state.fixed or state.meta.epoch < state.fixed_from:
+            return
+        if state.average is not None:
+            self.model.load_state_dict(state.average.network.state_dict())
+        self.reporter.note(
+            f"fixed point, {fixed}: choosing scales" if fixed.align else f"fixed point, {fixed}"
+        )
+        del self.shared, self.forward  # with their hooks on the parameters
+        self.folded, aligned = begin(
+            self.model, fixed, state.meta, self.batches, bn_estimate=self.schedule.bn_estimate
+        )
+        state.meta, state.fixed, state.best = changed(state.meta, fixed), True, -1.0
+        state.optimiser = make_optimiser(self.model, self.schedule)
+        if state.average is not None:
+            state.average = Average(self.model, self.schedule.ema)
+        self.shared, self.forward = self._shared()
+        if aligned is not None:
+            self.reporter.note(
+                f"steps of weights {aligned.coarser:.2f} times what they were, {aligned.scales} scales of "
+                "activations changed"
+            )
+        self.reporter.note(f"fixed point, {fixed}: {self._accuracy(state.network):.2f}% on the test split")
 
     def _epoch(self, stop: list[bool]) -> None:
         """The steps that the epoch has left."""
@@ -220,7 +274,7 @@ class _Loop:
         state, meter, schedule = self.state, self.state.meter, self.schedule
         epoch, seconds, speed = state.meta.epoch + 1, time.monotonic() - self.began, self._speed()
         networks = [self.model] if state.average is None else [self.model, state.network]
-        if epoch == schedule.epochs and schedule.bn_estimate:
+        if epoch == schedule.epochs and schedule.bn_estimate and self.folded is None:
             sample = self.batches.sample(schedule.bn_estimate)
             for network in networks:
                 estimate_norms(network, sample)
@@ -252,9 +306,11 @@ class _Loop:
             f"test {accuracy:.2f}%  {speed:.0f} images/s"
         )
 
-    def _accuracy(self, network: nn.Module) -> float:
-        meta = self.state.meta
-        return evaluate(network, self.test, meta.mean, meta.std, world=self.world)
+    def _accuracy(self, network: fx.GraphModule) -> float:
+        """Of the network as training sees it: with constants in fixed point once that has begun."""
+        meta, fixed = self.state.meta, self.recipe.fixed
+        seen = network if fixed is None or self.folded is None else folded(network, fixed, meta)
+        return evaluate(seen, self.test, meta.mean, meta.std, world=self.world)
 
     def _speed(self) -> float:
         """Images a second of all processes, since the epoch began or went on."""
@@ -282,7 +338,8 @@ class _Loop:
     def _diverged(self, value: float, images: Tensor) -> Diverged:
         meta = self.state.meta
         with self.state.precision.cast():
-            _, what = min(self.world.gather(culprit(self.model, images)))
+            network = self.model if self.folded is None else self.folded.graph_module
+            _, what = min(self.world.gather(culprit(network, images)))
         return Diverged(
             f"the loss became {value} in step {meta.step + 1} of epoch {meta.epoch + 1}: {what}. "
             f"Try a smaller --lr; {self.out / LAST} holds the last good state"

@@ -4,30 +4,35 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from torch import Tensor, nn
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
 
+from hwq.data import load_split
 from hwq.errors import InputError
 from hwq.files import write_atomically
 from hwq.models import build
-from hwq.quant import Policy, Ranges, calibrate, estimate_norms
+from hwq.quant import Policy, Ranges, calibrate, estimate_norms, prepare
 from hwq.quant.bias import MEMORY, bytes_per_image, channel_means, correct_biases
 from hwq.quant.dorefa import DoReFa
 from hwq.quant.modes import activations_floating, everything_floating
-from hwq.train.checkpoint import LAST, fill, load_weights, save_checkpoint
+from hwq.train.checkpoint import LAST, Meta, fill, load, load_weights, save_checkpoint
 from hwq.train.distributed import World
 from hwq.train.progress import Silent
 from hwq.train.recipe import Recipe
-from hwq.train.restore import evaluate
+from hwq.train.restore import Normalise, evaluate
 from hwq.train.runfolder import RECIPE, check_out
 from hwq.train.start import cover_pixels, open_data, place, prepared, usable_device
 
 SUMMARY = "calibration.json"
 POST_TRAINING = Policy(weight_method="uniform", act_method="uniform", per_channel=True)
 """Where nobody says otherwise: W8A8, plain uniform codes, a weight scale for each output channel."""
+_BATCH_PIXELS = 250 * 32 * 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,49 +145,24 @@ class _Run:
         self.stages: list[Stage] = []
 
     def run(self) -> Calibrated:
-        model, options = self.model, self.options
-        few: list[Tensor] = []
-        wanted: dict[str, Tensor] = {}
-        with everything_floating(model):
-            self._measure("float")
-            if options.bias_correction:
-                few = self._fitting()
-                wanted = channel_means(model, self._told(few, "float channel means"))
-        with activations_floating(model):
-            self._measure("weights quantised")
-            if self.norms:
-                estimate_norms(model, self._told(self.sample, "batch norms"))
-                self._measure("batch norms")
-        calibrate(model, self._told(self.sample, "activation ranges"), options.ranges)
-        cover_pixels(model, self.meta)
-        self._measure("activations quantised")
-        if self.norms:
-            estimate_norms(model, self._told(self.sample, "batch norms again"))
-            self._measure("batch norms again")
-        uncorrected: list[str] = []
-        if options.bias_correction:
-            tell = self._teller("bias correction")
-            uncorrected = correct_biases(model, few, wanted, progress=tell)
-            self._measure("bias correction")
+        few, uncorrected = quantise(
+            self.model,
+            self.meta,
+            self.sample,
+            self.options.ranges,
+            norms=self.norms,
+            bias_correction=self.options.bias_correction,
+            step=self.watcher.step,
+            measure=self._measure,
+        )
         done = Calibrated(
             stages=self.stages,
             test_images=len(self.test),
-            bias_images=sum(map(len, few)),
+            bias_images=few,
             uncorrected=uncorrected,
         )
         self._save(done)
         return done
-
-    def _fitting(self) -> list[Tensor]:
-        """As many of the calibration images as bias correction may hold at once."""
-        room = max(1, MEMORY // bytes_per_image(self.model, self.sample[0][:1]))
-        few = []
-        for batch in self.sample:
-            few.append(batch[:room])
-            room -= len(few[-1])
-            if not room:
-                break
-        return few
 
     def _measure(self, name: str) -> None:
         total = len(self.test)
@@ -196,15 +176,6 @@ class _Run:
         self.stages.append(Stage(name=name, accuracy=accuracy))
         self.watcher.stage(self.stages[-1])
 
-    def _teller(self, what: str) -> Callable[[int, int], None]:
-        return lambda done, total: self.watcher.step(what, done, total)
-
-    def _told(self, batches: Sequence[Tensor], what: str) -> Iterator[Tensor]:
-        tell = self._teller(what)
-        for number, batch in enumerate(batches):
-            tell(number, len(batches))
-            yield batch
-
     def _save(self, done: Calibrated) -> None:
         first, last = self.stages[0].accuracy, self.stages[-1].accuracy
         if self.whole:
@@ -214,3 +185,100 @@ class _Run:
         write_atomically(self.out / RECIPE, self.recipe.to_toml())
         save_checkpoint(self.out / LAST, self.meta, self.model, {})
         write_atomically(self.out / SUMMARY, json.dumps(summary, indent=1) + "\n")
+
+
+def quantise(
+    model: fx.GraphModule,
+    meta: Meta,
+    sample: Sequence[Tensor],
+    ranges: Ranges,
+    *,
+    norms: bool,
+    bias_correction: bool,
+    step: Callable[[str, int, int], None] = lambda what, done, total: None,
+    measure: Callable[[str], None] = lambda stage: None,
+) -> tuple[int, list[str]]:
+    """Set ranges, and where asked BN statistics and biases, of a prepared network with float parameters.
+
+    sample: batches of normalised images (N, C, H, W). `measure` is called after each stage. Returns (images
+    used for bias correction, layers left uncorrected).
+    """
+
+    def told(batches: Sequence[Tensor], what: str) -> Iterator[Tensor]:
+        for number, batch in enumerate(batches):
+            step(what, number, len(batches))
+            yield batch
+
+    few: list[Tensor] = []
+    wanted: dict[str, Tensor] = {}
+    uncorrected: list[str] = []
+    with everything_floating(model):
+        measure("float")
+        if bias_correction:
+            few = _fitting(model, sample)
+            wanted = channel_means(model, told(few, "float channel means"))
+    with activations_floating(model):
+        measure("weights quantised")
+        if norms:
+            estimate_norms(model, told(sample, "batch norms"))
+            measure("batch norms")
+    calibrate(model, told(sample, "activation ranges"), ranges)
+    cover_pixels(model, meta)
+    measure("activations quantised")
+    if norms:
+        estimate_norms(model, told(sample, "batch norms again"))
+        measure("batch norms again")
+    if bias_correction:
+        tell = partial(step, "bias correction")
+        uncorrected = correct_biases(model, few, wanted, progress=tell)
+        measure("bias correction")
+    return sum(map(len, few)), uncorrected
+
+
+def _fitting(model: fx.GraphModule, sample: Sequence[Tensor]) -> list[Tensor]:
+    """As many of the calibration images as bias correction may hold at once."""
+    room = max(1, MEMORY // bytes_per_image(model, sample[0][:1]))
+    few = []
+    for batch in sample:
+        few.append(batch[:room])
+        room -= len(few[-1])
+        if not room:
+            break
+    return few
+
+
+def requantise(
+    source: Path,
+    weight_bits: int,
+    act_bits: int,
+    *,
+    images: int = 1024,
+    step: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> tuple[fx.GraphModule, Meta]:
+    """The float parameters of a run at other bit widths, without training; (network, its description).
+
+    The rest of the run's policy stays: methods, first and last layer, rules by name; lists of bits do not. A
+    float run gets `POST_TRAINING`'s. BN statistics are estimated anew under DoReFa weights, whose scale
+    is not that of the floats; biases are corrected under all others. Raises InputError.
+    """
+    checkpoint = load(source)
+    meta = checkpoint.meta
+    weights, policy = load_weights(source)
+    policy = replace(
+        policy or POST_TRAINING, weight_bits=weight_bits, act_bits=act_bits, weight_list=None, act_list=None
+    )
+    network = build(meta.model, meta.image_shape, len(meta.classes))
+    fill(network, weights, source, meta.model)
+    model = prepare(network, policy, meta.image_shape)
+    dorefa = any(isinstance(m, DoReFa) and not m.off for m in model.modules())
+    norms = any(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in model.modules())
+    normalise = Normalise(meta.mean, meta.std, "cpu")
+    pixels = load_split(meta.data, "train").head(images).pixels
+    # classes may lie one after another: each batch should show all of them
+    pixels = pixels[np.random.default_rng(0).permutation(len(pixels))]
+    height, width, _ = meta.image_shape
+    parts = np.array_split(pixels, -(-len(pixels) * height * width // _BATCH_PIXELS))
+    sample = [normalise(torch.from_numpy(part)) for part in parts]
+    model.eval()
+    quantise(model, meta, sample, Ranges(), norms=dorefa and norms, bias_correction=not dorefa, step=step)
+    return model.eval(), replace(meta, policy=policy, accuracy={})

@@ -13,6 +13,7 @@ from hwq.data import DataSpec
 from hwq.errors import InputError
 from hwq.models import located
 from hwq.quant import LayerRule, Policy
+from hwq.train.fixedpoint import FixedPoint
 from hwq.train.schedule import RANDOM_VIEWS, Schedule
 
 
@@ -21,7 +22,8 @@ class Recipe:
     """model: a name that `hwq.models.build` knows. mean, std: None = from the data.
 
     init_from: a checkpoint whose float parameters are the start. pretrained: the same, of a network that
-    may have been trained on other classes; its last layer is then made new.
+    may have been trained on other classes; its last layer is then made new. fixed: how it ends, None =
+    with real-valued constants.
     """
 
     model: str
@@ -32,6 +34,7 @@ class Recipe:
     std: tuple[float, ...] | None = None
     init_from: str | None = None
     pretrained: str | None = None
+    fixed: FixedPoint | None = None
 
     def __post_init__(self) -> None:
         if (self.mean is None) != (self.std is None):
@@ -42,6 +45,8 @@ class Recipe:
             raise InputError("std must be positive")
         if self.init_from is not None and self.pretrained is not None:
             raise InputError("give init_from or pretrained, not both: each is the start")
+        if self.fixed is not None and self.floating:
+            raise InputError("fixed-point training needs a quantised network: leave out [fixed] or --float")
         if self.train.augment == RANDOM_VIEWS and self.data.view.size is None:
             raise InputError(f"augment = '{RANDOM_VIEWS}' needs a folder of images with a size (--size)")
 
@@ -61,6 +66,7 @@ class Recipe:
                 "data": data,
                 "quant": self.policy.to_dict(),
                 "train": asdict(self.train),
+                "fixed": None if self.fixed is None else asdict(self.fixed),
             }
         )
         return top
@@ -91,10 +97,10 @@ def default_recipe(data: DataSpec, model: str | None = None) -> Recipe:
 def recipe_from_dict(top: dict[str, Any], base: Path | None = None, source: str = "recipe") -> Recipe:
     """Nested dictionaries -> Recipe; strict about keys and types. `base`: folder of relative paths."""
     top = {k: dict(v) if isinstance(v, dict) else v for k, v in top.items()}
-    unknown = set(top) - {"model", "init_from", "pretrained", "data", "quant", "train", "float"}
+    unknown = set(top) - {"model", "init_from", "pretrained", "data", "quant", "train", "fixed", "float"}
     if unknown:
-        raise InputError(f"{source}: unknown key '{min(unknown)}' (sections: data, quant, train)")
-    for section in ("data", "quant", "train"):
+        raise InputError(f"{source}: unknown key '{min(unknown)}' (sections: data, quant, train, fixed)")
+    for section in ("data", "quant", "train", "fixed"):
         if not isinstance(top.get(section, {}), dict):
             raise InputError(f"{source}: '{section}' must be a table: [{section}]")
     data = top.get("data", {})
@@ -110,6 +116,11 @@ def recipe_from_dict(top: dict[str, Any], base: Path | None = None, source: str 
     schedule = _typed(source, "train", Schedule, top.get("train", {}), start.train)
     if schedule.teacher is not None:
         schedule = replace(schedule, teacher=_path(schedule.teacher, base))
+    fixed = None
+    if "fixed" in top:
+        if "format" not in top["fixed"]:
+            raise InputError(f'{source}: [fixed] needs a format, as in format = "16,8"')
+        fixed = _typed(source, "fixed", FixedPoint, top["fixed"], None)
     return Recipe(
         model=located(start.model, base),
         data=spec,
@@ -117,6 +128,7 @@ def recipe_from_dict(top: dict[str, Any], base: Path | None = None, source: str 
         train=schedule,
         mean=mean,
         std=std,
+        fixed=fixed,
         **{key: _path(value, base) if isinstance(value, str) else None for key, value in starts.items()},
     )
 

@@ -11,7 +11,7 @@ from torch import fx, nn
 from hwq.data import Split, known, load_split, measure
 from hwq.errors import InputError
 from hwq.models import build
-from hwq.quant import INPUT_QUANT, ActQuantizer, calibrate, estimate_norms, output_shape, prepare
+from hwq.quant import INPUT_QUANT, ActQuantizer, Policy, calibrate, estimate_norms, output_shape, prepare
 from hwq.train.batches import Batches
 from hwq.train.checkpoint import Meta, fill, load, load_weights
 from hwq.train.distill import load_teacher
@@ -26,13 +26,16 @@ from hwq.train.schedule import RANDOM_VIEWS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
-    """model, teacher: on the device. meta: with the accuracies measured so far. See `start`."""
+    """model, teacher: on the device. meta: with the accuracies measured so far. kept: the network began as
+    a quantised one with the same [quant]. See `start`.
+    """
 
     meta: Meta
     batches: Batches
     test: Split
     model: fx.GraphModule
     teacher: nn.Module | None
+    kept: bool
 
 
 def start(
@@ -42,13 +45,14 @@ def start(
     reporter: Reporter,
     *,
     fresh: bool,
+    policy: Policy | None = None,
     test_images: Split | None = None,
     workers: int | None = None,
 ) -> Start:
     """Load, build, prepare and, when `fresh`, calibrate: what is before the first step.
 
-    Not `fresh`: a checkpoint will fill the network. workers: processes that decode images, see
-    `load_split`. Raises InputError.
+    Not `fresh`: a checkpoint will fill the network, which has `policy` instead of the recipe's where that
+    is given. workers: processes that decode images, see `load_split`. Raises InputError.
     """
     meta, batches, test = open_data(recipe, device, world, reporter, test_images=test_images, workers=workers)
     torch.manual_seed(recipe.train.seed)  # the network's first weights
@@ -56,7 +60,7 @@ def start(
     began = recipe.init_from or recipe.pretrained
     measured, kept = False, None
     if fresh and began is not None:
-        weights, policy = load_weights(Path(began))
+        weights, theirs = load_weights(Path(began))
         replaced = None
         if recipe.pretrained is not None:
             replaced = fit_classes(network, weights, began)
@@ -65,11 +69,11 @@ def start(
             reporter.note(replaced)
         # BN statistics of a quantised run belong to the scale of its quantised weights
         measured = replaced is None
-        if not recipe.floating and policy is None and measured:
+        if not recipe.floating and theirs is None and measured:
             place(network, device)
             meta.accuracy["float"] = _measure("float", network, test, meta, world, reporter)
-        kept = began if measured and policy == recipe.policy else None
-    model = prepared(network, recipe, meta)
+        kept = began if measured and theirs == recipe.policy else None
+    model = prepared(network, recipe, meta, policy)
     if kept is not None:
         fill(model, load(Path(kept)).model, kept, recipe.model)
         reporter.note(f"ranges and batch norms kept from {kept}, which has the same [quant]")
@@ -85,7 +89,7 @@ def start(
         place(teacher, device)
         if fresh:
             _measure("teacher", teacher, test, meta, world, reporter)
-    return Start(meta=meta, batches=batches, test=test, model=model, teacher=teacher)
+    return Start(meta=meta, batches=batches, test=test, model=model, teacher=teacher, kept=kept is not None)
 
 
 def open_data(
@@ -134,9 +138,12 @@ def _normalisation(recipe: Recipe, training: Split) -> tuple[tuple[float, ...], 
     return mean, std
 
 
-def prepared(network: nn.Module, recipe: Recipe, meta: Meta) -> fx.GraphModule:
-    """The network with the recipe's quantisers. Raises InputError where it does not fit the classes."""
-    model = prepare(network, recipe.policy, meta.image_shape)
+def prepared(network: nn.Module, recipe: Recipe, meta: Meta, policy: Policy | None = None) -> fx.GraphModule:
+    """The network with the quantisers of the recipe, or of `policy`.
+
+    Raises InputError where it does not fit the classes.
+    """
+    model = prepare(network, policy or recipe.policy, meta.image_shape)
     shape, classes = output_shape(model), len(meta.classes)
     if shape[1:] != (classes,):
         raise InputError(

@@ -27,7 +27,9 @@ class State:
     order, augmentation, dropout and learning rate follow from the position in the run, `meta.epoch` and
     `meta.step`.
 
-    best: highest accuracy of an epoch, percent. teacher: its fingerprint.
+    best: highest accuracy of an epoch, percent; since fixed-point training began, of its own epochs.
+    teacher: its fingerprint. fixed_from: epochs done when fixed-point training begins, -1 = never; fixed:
+    whether it has begun.
     """
 
     meta: Meta
@@ -38,6 +40,8 @@ class State:
     average: Average | None
     teacher: str
     best: float = -1.0
+    fixed_from: int = -1
+    fixed: bool = False
 
     @property
     def network(self) -> fx.GraphModule:
@@ -64,6 +68,8 @@ class State:
             "best": self.best,
             "scaler": self.precision.state(),
             "teacher": self.teacher,
+            "fixed_from": self.fixed_from,
+            "fixed": self.fixed,
         }
         state: dict[str, Tensor] = {}
         if whole:
@@ -86,9 +92,16 @@ class State:
             self.meter.lost, self.meter.right = progress["lost"], progress["right"]
             self.meter.seen, self.best = progress["seen"], progress["best"]
             self.precision.fill(progress["scaler"])
+            self.fixed_from = progress.get("fixed_from", -1)
+            self.fixed = has_begun(stored)
         except KeyError as error:
             raise InputError(f"{source}: no checkpoint to go on from; it lacks {error}") from error
         self.meta = replace(stored.meta, recipe=self.meta.recipe)
+
+
+def has_begun(stored: Checkpoint | None) -> bool:
+    """Whether the checkpoint's network is in fixed-point training, and so has the scales of that."""
+    return stored is not None and bool(stored.meta.progress.get("fixed"))
 
 
 def check_recipe(recipe: Recipe, stored: Checkpoint, source: Path) -> None:

@@ -131,7 +131,7 @@ inline void depthwise_image(const Conv &conv, const int16_t *staged, int64_t row
         for (int64_t i = 0; i < op.kernel[0]; ++i) {
           for (int64_t j = 0; j < op.kernel[1]; ++j, w += vectors * LANES) {
             const int64_t at = (i * op.dilation[0] * conv.staged_width + j * op.dilation[1]) * conv.c;
-            sum = add(sum, mul(words(first + at + v * LANES), load(w)));
+            sum = add(sum, mul(widen(first + at + v * LANES), load(w)));
           }
         }
         store(acc + v * LANES, sum);

@@ -34,6 +34,7 @@ inline void dot_block(const char *x, int64_t x_step, const Terms &terms, const c
     for (int v = 0; v < V; ++v) sum[p][v] = start ? load(start + v * LANES) : all(0);
   for (int64_t s = 0; s < terms.segments; ++s) {
     const char *at = x + terms.offset[s];
+#pragma GCC unroll 2
     for (int64_t k = 0; k < terms.groups; ++k, at += 4, w += V * LANES * 4) {
       Vec weight[V];
       for (int v = 0; v < V; ++v) weight[v] = load(w + v * LANES * 4);

@@ -14,8 +14,8 @@ struct Layout {
   int64_t tensors = 0;        // bytes of all places
   int64_t scratch = 0;        // bytes that the neediest step takes besides
 
-  // kept: per op, not 0 where its output is wanted.
-  Layout(const Op *ops, int64_t count, const uint8_t *kept, int64_t images) : place(count, -1), fused(count, -1) {
+  // kept: per op, not 0 where its output is wanted. audits: as of `Tensors`.
+  Layout(const Op *ops, int64_t count, const uint8_t *kept, int64_t images, Audit *audits) : place(count, -1), fused(count, -1) {
     std::vector<int64_t> root(count), last(count); // whose room an op shares; who reads that room last
     std::vector<bool> stored(count, true);
     for (int64_t i = 0; i < count; ++i) {
@@ -34,7 +34,7 @@ struct Layout {
       if (root[i] != i) place[i] = place[root[i]];
       else if (stored[i]) place[i] = lowest(ops, last, i, images);
       Scratch counted(nullptr);
-      if (stored[i]) run_step({ops, nullptr, images}, i, fused[i], counted);
+      if (stored[i]) run_step({ops, nullptr, images, audits}, i, fused[i], counted);
       if (counted.used() > scratch) scratch = counted.used();
     }
   }

@@ -21,6 +21,7 @@ enum class Method : int32_t {
   WINOGRAD,  // 3x3, stride 1: F(4x4, 3x3) in integers
   DEPTHWISE, // a channel each, int32
   NARROW,    // requantisation: 32x32-bit products, 64-bit sums, 32-bit quotients; one or two terms
+  HIGH,      // NARROW with 2^32 as divisor in every channel: the quotient is the sum's upper half
   LONG,      // 64-bit products and sums
   WIDE       // 128-bit products and sums
 };
@@ -35,6 +36,7 @@ struct Op {
   int32_t before;     // CHANNEL_PAD
   int32_t flip;       // BYTES: what turns codes into u8 by exclusive or: 0x80 for signed ones, else 0
   int32_t kept_bytes; // of a code where Python keeps the output: 1, 2, 4 or 8
+  int32_t lift;       // HIGH: bits that the second term's codes are shifted left by
   int32_t wide;       // PLAIN: codes and weights of 64 bits, else 32; WIDE: multipliers of 128 bits, else 64
   const int32_t *input; // indices of earlier ops
   const void *weights;

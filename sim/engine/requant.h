@@ -5,6 +5,8 @@
 // does; the low half of (s + 2^63) >> F is that of the quotient plus 2^(63-F), which `minus` takes away again.
 //   multipliers: int32 [term][C padded]; minus: int32 [C padded]; lo, hi within int32
 //   bias, shift: int64 [vector][LANES], the even lanes of each vector first
+// HIGH: constants of NARROW times 2^(32-F), but for the second term's factor 2^lift, which its codes take; no offset,
+// shift or minus.
 // LONG, WIDE: bias [C] of int64 or of 128 bits; multipliers [term][C] of int64, or of 128 bits for WIDE with
 // `wide` set; shift: int64 [C].
 #ifndef HWQ_ENGINE_REQUANT_H
@@ -18,27 +20,61 @@ namespace hwq::engine {
 
 __extension__ typedef __int128 int128;
 
-constexpr int MAX_NARROW_TERMS = 2;
+inline Vec load_codes(Type type, const void *p) {
+  switch (type) {
+  case Type::U8: return widen(static_cast<const uint8_t *>(p));
+  case Type::S8: return widen(static_cast<const int8_t *>(p));
+  case Type::S16: return widen(static_cast<const int16_t *>(p));
+  default: return load(p);
+  }
+}
 
-// Rows of int32, `step` apart, whole vectors; y may be x[0].
-template <int N>
-inline void narrow(const Op &op, const int32_t *const *x, const int64_t *step, int64_t pixels, int32_t *y, int64_t y_step) {
-  const int64_t vectors = round_up(op.shape[2], LANES) / LANES;
+// The low BYTES of LANES codes.
+template <int BYTES> inline void store_codes(void *p, Vec v) {
+  if (BYTES == 1) store_bytes(p, v);
+  else if (BYTES == 2) store_words(p, v);
+  else store(p, v);
+}
+
+// Whole vectors are read and written. What the last vector of a row writes past the row's end lies in rows that are
+// written after it: the last vectors of all rows come first, and rows, like strips, go upwards.
+template <int N, int BYTES, bool HIGH>
+inline void narrow(const Op &op, const Rows<const void *> *x, int64_t pixels, void *y) {
+  const int64_t channels = op.shape[2], vectors = round_up(channels, LANES) / LANES;
   const int32_t *const multipliers = static_cast<const int32_t *>(op.multipliers);
   const int64_t *const bias = static_cast<const int64_t *>(op.bias), *const shift = static_cast<const int64_t *>(op.shift);
   const Vec lo = all(static_cast<int32_t>(op.lo)), hi = all(static_cast<int32_t>(op.hi));
-  for (int64_t v = 0; v < vectors; ++v) {
+  for (int64_t v = vectors - 1; v >= 0; --v) {
     const int64_t c = v * LANES;
-    const Sums offset = sums(bias + c), by = sums(shift + c);
-    const Vec minus = load(op.minus + c);
+    const Sums offset = sums(bias + c), by = HIGH ? offset : sums(shift + c);
+    const Vec minus = HIGH ? all(0) : load(op.minus + c);
     Vec m[N];
-    for (int n = 0; n < N; ++n) m[n] = load(multipliers + n * vectors * LANES + c);
+    const char *from[N];
+    int64_t step[N];
+    for (int n = 0; n < N; ++n) {
+      const int64_t bytes = type_bytes(x[n].type);
+      m[n] = load(multipliers + n * vectors * LANES + c);
+      from[n] = static_cast<const char *>(x[n].data) + c * bytes;
+      step[n] = x[n].step * bytes;
+    }
     for (int64_t p = 0; p < pixels; ++p) {
       Sums sum = offset;
-      for (int n = 0; n < N; ++n) sum = multiply_add(sum, load(x[n] + p * step[n] + c), m[n]);
-      const Vec quotient = sub(shifted(sum, by), minus);
-      store(y + p * y_step + c, least(most(quotient, lo), hi));
+      for (int n = 0; n < N; ++n) {
+        const Vec codes = load_codes(x[n].type, from[n] + p * step[n]);
+        sum = multiply_add(sum, HIGH && n > 0 ? raised(codes, op.lift) : codes, m[n]);
+      }
+      const Vec quotient = HIGH ? high(sum) : sub(shifted(sum, by), minus);
+      store_codes<BYTES>(static_cast<char *>(y) + (p * channels + c) * BYTES, least(most(quotient, lo), hi));
     }
+  }
+}
+
+template <int N, bool HIGH>
+inline void narrow_strip(const Op &op, const Rows<const void *> *x, int64_t pixels, void *y) {
+  switch (type_bytes(type_of(op))) {
+  case 1: return narrow<N, 1, HIGH>(op, x, pixels, y);
+  case 2: return narrow<N, 2, HIGH>(op, x, pixels, y);
+  default: return narrow<N, 4, HIGH>(op, x, pixels, y);
   }
 }
 
@@ -65,48 +101,32 @@ inline void broad(const Op &op, const int64_t *x, int64_t pixels, int64_t *y) {
   }
 }
 
+// Terms and codes in int64, for LONG and WIDE.
 struct RequantBuffers {
-  int32_t *term[MAX_NARROW_TERMS] = {}, *narrow_y = nullptr;
-  int64_t *long_x = nullptr, *long_y = nullptr;
+  int64_t *x = nullptr, *y = nullptr;
 
   RequantBuffers(const Op &op, int64_t pixels, Scratch &scratch) {
-    const int64_t size = pixels * round_up(op.shape[2], LANES);
-    if (static_cast<Method>(op.method) == Method::NARROW) {
-      for (int n = 0; n < op.inputs; ++n) term[n] = scratch.take<int32_t>(size);
-      narrow_y = scratch.take<int32_t>(size);
-    } else {
-      long_x = scratch.take<int64_t>(op.inputs * size);
-      long_y = scratch.take<int64_t>(size);
-    }
+    const Method method = static_cast<Method>(op.method);
+    if (method == Method::NARROW || method == Method::HIGH) return;
+    x = scratch.take<int64_t>(op.inputs * pixels * op.shape[2]);
+    y = scratch.take<int64_t>(pixels * op.shape[2]);
   }
 };
 
-// terms: `pixels` rows each; those of type S32 with a step of whole vectors are read where they lie.
+// terms: `pixels` rows each. out: as many rows of the op's type, without gaps.
 inline void requant_strip(const Op &op, const Rows<const void *> *terms, int64_t pixels, const RequantBuffers &buffers,
-                          Rows<void *> out) {
-  const int64_t channels = op.shape[2], padded = round_up(channels, LANES);
-  if (static_cast<Method>(op.method) != Method::NARROW) {
-    for (int n = 0; n < op.inputs; ++n) {
-      convert(terms[n], {buffers.long_x + n * pixels * channels, Type::S64, channels}, pixels, channels);
-    }
-    const bool wide = static_cast<Method>(op.method) == Method::WIDE;
-    const auto compute = wide ? op.wide ? broad<int128, int128> : broad<int128, int64_t> : broad<int64_t, int64_t>;
-    compute(op, buffers.long_x, pixels, buffers.long_y);
-    return convert({buffers.long_y, Type::S64, channels}, out, pixels, channels);
-  }
-  const int32_t *x[MAX_NARROW_TERMS];
-  int64_t step[MAX_NARROW_TERMS];
+                          void *out) {
+  const Method method = static_cast<Method>(op.method);
+  if (method == Method::NARROW) return (op.inputs == 1 ? narrow_strip<1, false> : narrow_strip<2, false>)(op, terms, pixels, out);
+  if (method == Method::HIGH) return (op.inputs == 1 ? narrow_strip<1, true> : narrow_strip<2, true>)(op, terms, pixels, out);
+  const int64_t channels = op.shape[2];
   for (int n = 0; n < op.inputs; ++n) {
-    if (terms[n].type == Type::S32 && terms[n].step >= padded) {
-      x[n] = static_cast<const int32_t *>(terms[n].data), step[n] = terms[n].step;
-    } else {
-      convert(terms[n], {buffers.term[n], Type::S32, padded}, pixels, channels);
-      x[n] = buffers.term[n], step[n] = padded;
-    }
+    convert(terms[n], {buffers.x + n * pixels * channels, Type::S64, channels}, pixels, channels);
   }
-  if (op.inputs == 1) narrow<1>(op, x, step, pixels, buffers.narrow_y, padded);
-  else narrow<2>(op, x, step, pixels, buffers.narrow_y, padded);
-  convert({buffers.narrow_y, Type::S32, padded}, out, pixels, channels);
+  const bool wide = method == Method::WIDE;
+  const auto compute = wide ? op.wide ? broad<int128, int128> : broad<int128, int64_t> : broad<int64_t, int64_t>;
+  compute(op, buffers.x, pixels, buffers.y);
+  convert({buffers.y, Type::S64, channels}, {out, type_of(op), channels}, pixels, channels);
 }
 
 } // namespace hwq::engine

@@ -45,11 +45,18 @@ inline Vec most(Vec a, Vec b) {
   return (b & less) | (a & ~less);
 }
 template <int N> inline Vec left(Vec a) { return Vec(Bits(a) << N); }
+inline Vec raised(Vec a, int n) { return Vec(Bits(a) << n); }
 template <int N> inline Vec right(Vec a) { return a >> N; }
 inline Vec add16(Vec a, Vec b) { return Vec(Bits16(a) + Bits16(b)); }
 inline Vec sub16(Vec a, Vec b) { return Vec(Bits16(a) - Bits16(b)); }
 template <int N> inline Vec left16(Vec a) { return Vec(Bits16(a) << N); }
-inline Vec words(const int16_t *p) { return Vec{p[0], p[1], p[2], p[3]}; }
+template <class T> inline Vec widen(const T *p) { return Vec{p[0], p[1], p[2], p[3]}; }
+template <class T> inline void store_low(void *p, Vec v) {
+  const T low[] = {static_cast<T>(v[0]), static_cast<T>(v[1]), static_cast<T>(v[2]), static_cast<T>(v[3])};
+  memcpy(p, low, sizeof low);
+}
+inline void store_bytes(void *p, Vec v) { store_low<uint8_t>(p, v); }
+inline void store_words(void *p, Vec v) { store_low<uint16_t>(p, v); }
 
 inline Vec dot_words(Vec acc, Vec x, Vec w) {
 #ifdef HWQ_ENGINE_SSE2
@@ -75,6 +82,14 @@ inline Sums multiply_add(Sums s, Vec x, Vec m) {
     s.odd[i] += static_cast<uint64_t>(int64_t(x[2 * i + 1]) * m[2 * i + 1]);
   }
   return s;
+}
+inline Vec high(Sums s) {
+  Vec v = {};
+  for (int i = 0; i < 2; ++i) {
+    v[2 * i] = static_cast<int32_t>(s.even[i] >> 32);
+    v[2 * i + 1] = static_cast<int32_t>(s.odd[i] >> 32);
+  }
+  return v;
 }
 inline Vec shifted(Sums s, Sums by) {
   Vec v = {};

@@ -2,6 +2,7 @@
 #ifndef HWQ_ENGINE_STEP_H
 #define HWQ_ENGINE_STEP_H
 
+#include "audit.h"
 #include "conv.h"
 #include "pools.h"
 #include "requant.h"
@@ -18,8 +19,10 @@ struct Tensors {
   const Op *ops;
   char *const *data;
   int64_t images;
+  Audit *audits; // one an op, or null
 
   void *of(int64_t i) const { return data[i]; }
+  Audit *audit(int64_t i) const { return audits ? audits + i : nullptr; }
 };
 
 // Sums as they are.
@@ -48,10 +51,11 @@ struct Requantise : Finish {
   const int fused;
   Rows<const void *> *terms;
   RequantBuffers buffers;
+  AuditBuffers audited;
 
   Requantise(const Tensors &t_, int64_t i_, int fused_, int64_t pixels, Scratch &scratch)
       : t(t_), i(i_), fused(fused_), terms(scratch.take<Rows<const void *>>(t.ops[i].inputs)),
-        buffers(t.ops[i], pixels, scratch) {}
+        buffers(t.ops[i], pixels, scratch), audited(t.ops[i], t.audit(i), pixels, scratch) {}
   void operator()(int64_t first, int64_t pixels, Rows<const void *> sums) const override {
     const Op &op = t.ops[i];
     const int64_t channels = op.shape[2];
@@ -67,7 +71,8 @@ struct Requantise : Finish {
       const Rows<void *> rows = at(op.input[n]);
       terms[n] = {rows.data, rows.type, rows.step};
     }
-    requant_strip(op, terms, pixels, buffers, at(i));
+    requant_strip(op, terms, pixels, buffers, at(i).data);
+    if (audited.exact) audit_strip(op, terms, pixels, at(i).data, audited, *t.audit(i));
   }
 };
 

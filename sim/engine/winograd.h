@@ -19,38 +19,41 @@ constexpr int LOG_SCALE[TILE] = {3, 2, 1, 1};
 constexpr uint32_t INVERSE_OF_9 = 0x38E38E39u;
 static_assert(INVERSE_OF_9 * 9u == 1u, "modulo 2^32");
 
-// B^T d for six vectors of int16, `step` apart.
-inline void to_spots(const Vec *d, int step, Vec *t) {
-  const Vec d0 = d[0], d1 = d[step], d2 = d[2 * step], d3 = d[3 * step], d4 = d[4 * step], d5 = d[5 * step];
+// B^T d for six vectors of int16, d(0) .. d(5); put(i, vector) takes the result.
+template <class Get, class Put> inline void to_spots(Get d, Put put) {
+  const Vec d0 = d(0), d1 = d(1), d2 = d(2), d3 = d(3), d4 = d(4), d5 = d(5);
   const Vec w = sub16(d4, d2), e = sub16(d3, d1), z = add16(e, e);
   const Vec u = sub16(d4, left16<2>(d2)), v = sub16(d3, left16<2>(d1));
-  t[0] = add16(left16<2>(sub16(d0, d2)), w);
-  t[step] = add16(u, v);
-  t[2 * step] = sub16(u, v);
-  t[3 * step] = add16(w, z);
-  t[4 * step] = sub16(w, z);
-  t[5 * step] = sub16(sub16(d5, d3), left16<2>(e));
+  put(0, add16(left16<2>(sub16(d0, d2)), w));
+  put(1, add16(u, v));
+  put(2, sub16(u, v));
+  put(3, add16(w, z));
+  put(4, sub16(w, z));
+  put(5, sub16(sub16(d5, d3), left16<2>(e)));
 }
 
-// A^T m for six vectors of int32, `step` apart; four come out.
-inline void from_spots(const Vec *m, int step, Vec *y) {
-  const Vec m1 = m[step], m2 = m[2 * step], m3 = m[3 * step], m4 = m[4 * step];
+// A^T m for six vectors of int32; four come out.
+template <class Get, class Put> inline void from_spots(Get m, Put put) {
+  const Vec m1 = m(1), m2 = m(2), m3 = m(3), m4 = m(4);
   const Vec a = add(m1, m2), b = sub(m1, m2), c = add(m3, m4), d = sub(m3, m4);
-  y[0] = add(m[0], add(left<2>(a), c));
-  y[step] = add(add(b, b), d);
-  y[2 * step] = add(a, c);
-  y[3 * step] = add(add(b, add(d, d)), m[5 * step]);
+  put(0, add(m(0), add(left<2>(a), c)));
+  put(1, add(add(b, b), d));
+  put(2, add(a, c));
+  put(3, add(add(b, add(d, d)), m(5)));
 }
 
 // patch: int16 (6, 6, channels), `row_step` values from row to row. spots: (36, spot_step).
 inline void tile_to_spots(const int16_t *patch, int64_t row_step, int64_t channels, int16_t *spots, int64_t spot_step) {
-  for (int64_t c = 0; c < channels; c += 2 * LANES) {
-    Vec d[SPOTS], t[SPOTS];
-    for (int i = 0; i < PATCH; ++i)
-      for (int j = 0; j < PATCH; ++j) d[i * PATCH + j] = load(patch + i * row_step + j * channels + c);
-    for (int j = 0; j < PATCH; ++j) to_spots(d + j, PATCH, t + j);
-    for (int i = 0; i < PATCH; ++i) to_spots(t + i * PATCH, 1, d + i * PATCH);
-    for (int k = 0; k < SPOTS; ++k) store(spots + k * spot_step + c, d[k]);
+  for (int64_t c = 0; c < channels; c += 2 * LANES, patch += 2 * LANES, spots += 2 * LANES) {
+    Vec t[SPOTS];
+    for (int j = 0; j < PATCH; ++j) {
+      to_spots([&](int i) { return load(patch + i * row_step + j * channels); },
+               [&](int i, Vec v) { t[i * PATCH + j] = v; });
+    }
+    for (int i = 0; i < PATCH; ++i) {
+      to_spots([&](int j) { return t[i * PATCH + j]; },
+               [&](int j, Vec v) { store(spots + (i * PATCH + j) * spot_step, v); });
+    }
   }
 }
 
@@ -70,10 +73,14 @@ template <int I> inline void tile_outputs(const Vec *y, int32_t *acc, int64_t ro
 inline void tile_from_spots(const int32_t *sums, int64_t vectors, int32_t *acc, int64_t row_step, int64_t acc_step,
                             int64_t rows, int64_t columns) {
   for (int64_t v = 0; v < vectors; ++v, sums += LANES, acc += LANES) {
-    Vec m[SPOTS], y[SPOTS];
-    for (int k = 0; k < SPOTS; ++k) m[k] = load(sums + k * vectors * LANES);
-    for (int j = 0; j < PATCH; ++j) from_spots(m + j, PATCH, y + j);
-    for (int i = 0; i < TILE; ++i) from_spots(y + i * PATCH, 1, m + i * PATCH);
+    Vec y[TILE * PATCH], m[TILE * PATCH];
+    for (int j = 0; j < PATCH; ++j) {
+      from_spots([&](int i) { return load(sums + (i * PATCH + j) * vectors * LANES); },
+                 [&](int i, Vec x) { y[i * PATCH + j] = x; });
+    }
+    for (int i = 0; i < TILE; ++i) {
+      from_spots([&](int j) { return y[i * PATCH + j]; }, [&](int j, Vec x) { m[i * PATCH + j] = x; });
+    }
     tile_outputs<0>(m, acc, row_step, acc_step, columns);
     if (rows > 1) tile_outputs<1>(m, acc, row_step, acc_step, columns);
     if (rows > 2) tile_outputs<2>(m, acc, row_step, acc_step, columns);

@@ -34,12 +34,16 @@ U8 = IntType(bits=8, signed=False)
 STRICT = ("-Wall", "-Wextra", "-Wshadow", "-Werror")
 
 
-def simde() -> Path | None:
-    """The include folder of SIMDe, which computes AVX-512 on any CPU: $HWQ_SIMDE, or the system's."""
-    for folder in (os.environ.get("HWQ_SIMDE"), "/usr/include", "/usr/local/include"):
-        if folder and (Path(folder) / "simde/x86/avx512.h").is_file():
-            return Path(folder)
-    return None
+def simde() -> tuple[str, ...] | None:
+    """The flags that find SIMDe, AVX-512 in software: in $HWQ_SIMDE, or where the compiler looks anyway."""
+    named = os.environ.get("HWQ_SIMDE")
+    if named and (Path(named) / "simde/x86/avx512.h").is_file():
+        return ("-isystem", named)
+    # the compiler looks there by itself, and must not be told to look there first
+    found = any(
+        Path(folder, "simde/x86/avx512.h").is_file() for folder in ("/usr/include", "/usr/local/include")
+    )
+    return () if found else None
 
 
 @dataclass(frozen=True)
@@ -58,11 +62,11 @@ def variant(name: str) -> Variant:
     if name == "plain":  # what a CPU that is not x86 gets
         return Variant(CpuPath.PORTABLE, ("-O1", *STRICT, "-DHWQ_ENGINE_PLAIN"))
     if name == "emulated":
-        folder = simde()
-        if folder is None:
+        include = simde()
+        if include is None:
             pytest.skip("no SIMDe (Debian: apt-get install libsimde-dev, or set HWQ_SIMDE)")
         off = ("-mno-avx512f", "-mno-avx512bw", "-mno-avx512vl", "-mno-avx512vnni")
-        return Variant(CpuPath.VNNI, ("-O1", *off, "-DHWQ_ENGINE_SIMDE", "-isystem", str(folder)))
+        return Variant(CpuPath.VNNI, ("-O1", *off, "-DHWQ_ENGINE_SIMDE", *include))
     path = CpuPath(name)
     if not _NEEDS.get(path, set()) <= _cpu_flags():
         pytest.skip(f"this CPU has no {name}")

@@ -199,6 +199,47 @@ def test_narrow_requantisation_at_its_limits(compiled: Variant, rounding: Roundi
 
 @pytest.mark.parametrize("rounding", [Rounding.RND, Rounding.TRN])
 @pytest.mark.parametrize(
+    "kind", [IntType(bits=b, signed=s) for b, s in ((8, False), (8, True), (13, True), (31, True))]
+)
+@pytest.mark.parametrize("channels", [1, 3, 8, 11, 19])
+def test_quotients_in_the_upper_half(
+    compiled: Variant, channels: int, kind: IntType, rounding: Rounding
+) -> None:
+    """31-bit multipliers, a residual factor of hundreds, every shift up to 32, codes of every size."""
+    rng = np.random.default_rng(channels)
+    pixels = pixels_input((5, 3, channels))
+    codes = spread("codes", pixels, IntType(bits=30, signed=True))
+    fractions = [32 - i % 4 for i in range(channels)]
+    largest = [((1 << 31 - i % 4) - 1) * (-1) ** i for i in range(channels)]
+    residual = [int(rng.choice([-1, 1])) * (i + 300) for i in range(channels)]
+    terms = [constants(33, largest, fractions), constants(33, residual, [0] * channels)]
+    b = constants(33, [int(v) for v in rng.integers(-(1 << 31), 1 << 31, channels)], fractions)
+    ops: list[Op] = [codes, pixels]
+    for count in (1, 2):
+        y = requantize("y", ops[:count], kind, terms[:count], b, rounding)
+        graph = finish(pixels, codes, y)
+        for methods in (ALL, ALL - {Method.HIGH}):
+            engine = compiled.engine(graph, methods=methods)
+            assert (engine.choices["y"].method is Method.HIGH) == (methods is ALL)
+            assert_same(engine, extreme_pixels(graph, 4))
+
+
+@pytest.mark.parametrize("excess", [0, 1])
+def test_a_multiplier_of_one_half_is_too_much(compiled: Variant, excess: int) -> None:
+    """2^31 in units of 2^-32; and a factor whose low bits a shift of codes would drop."""
+    pixels = pixels_input((2, 2, 1))
+    kind, zero = IntType(bits=9, signed=True), constants(33, [0], [32])
+    half = constants(33, [(1 << 31) - 1 + excess], [32])
+    fine = constants(34, [(1 << 32) - 2 + excess], [32])
+    for terms in ([half], [zero, fine]):
+        graph = finish(pixels, requantize("y", [pixels] * len(terms), kind, terms, zero))
+        engine = compiled.engine(graph)
+        assert (engine.choices["y"].method is Method.HIGH) == (excess == 0)
+        assert_same(engine, extreme_pixels(graph, 4))
+
+
+@pytest.mark.parametrize("rounding", [Rounding.RND, Rounding.TRN])
+@pytest.mark.parametrize(
     ("width", "fraction", "method"),
     [
         (8, [7, 6, 9], Method.NARROW),

@@ -265,7 +265,7 @@ def test_formats() -> None:
         body=parse_format("32,10"),
         edge=parse_edge("24,12"),
         rounding=Rounding.TRN,
-        overrides=(("1_*", parse_format("20,auto")), ("*", parse_format("40,auto"))),
+        overrides=(("*", parse_format("40,auto")), ("1_*", parse_format("20,auto"))),
     )
     graph = lower(model, shape=(3, 6, 6), mean=[0.5] * 3, std=[0.2] * 3, formats=formats).graph
     names = {

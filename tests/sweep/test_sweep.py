@@ -1,62 +1,38 @@
-"""The sweep: local error shares by hand, counts, resuming, files."""
+"""The sweep: local error shares by hand, sharing, resuming, two at once."""
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Callable
+import multiprocessing
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from click.testing import CliRunner
-from torch import nn
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from hwq.data import DataSpec, load_split
 from hwq.engine import Preference, simulator
 from hwq.errors import InputError
-from hwq.fixed import AutoFormat, ConstantFormat, IntType, parse_format
-from hwq.ir import Graph, Input, Output, Requant, Requantize, TensorSpec, verify
-from hwq.lower import Formats, RealConstants, lower
-from hwq.models import build
-from hwq.quant import Policy, calibrate, prepare
-from hwq.sweep import Candidate, Grid, GridPoint, Store, body_layers, evaluate_format, run_grid
-from hwq.train.checkpoint import Meta, save_checkpoint
-
-S8, U8 = IntType(bits=8, signed=True), IntType(bits=8, signed=False)
-REALS = [(1.0, -128.0), (0.61803, 0.3), (0.5, 0.0)]
-"""(M, B) of three requantisations in a row: input, body, logits."""
-
-
-def three_steps(form: ConstantFormat, classes: int = 2) -> Candidate:
-    """pixels (1, 1, classes) -> three requantisations -> output."""
-    spec = TensorSpec(shape=(1, 1, classes), type=U8, scale=1.0)
-    ops: list[Any] = [Input(name="pixels", inputs=(), out=spec)]
-    real = {}
-    for i, (m, b) in enumerate(REALS):
-        name = f"r{i}"
-        used = AutoFormat(40) if i != 1 else form
-        requant = Requant(
-            terms=(used.quantize(np.array([m]), bias=False),),
-            bias=used.quantize(np.array([b]), bias=True),
-            out=S8,
-            lo=S8.lo,
-            hi=S8.hi,
-        )
-        out = TensorSpec(shape=spec.shape, type=S8, scale=1.0)
-        ops.append(Requantize(name=name, inputs=(ops[-1].name,), out=out, requant=requant))
-        real[name] = RealConstants(terms=(np.array([m]),), bias=np.array([b]))
-    ops.append(Output(name="out", inputs=("r2",), out=ops[-1].out))
-    graph = Graph(name="three", ops=tuple(ops))
-    verify(graph)
-    return Candidate(graph=graph, real=real, saturated=1, vanished=2, harmful=3)
-
-
-def images(count: int = 150) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(0)
-    return rng.integers(0, 256, (count, 1, 1, 2), dtype=np.uint8), rng.integers(0, 2, count)
+from hwq.fixed import Rounding, parse_format
+from hwq.ir import Requantize
+from hwq.lower import RealConstants
+from hwq.sweep import (
+    Candidate,
+    Point,
+    Store,
+    Sweep,
+    Unwatched,
+    body_layers,
+    digest,
+    evaluate,
+    local_errors,
+    logits_snr,
+    memory_bits,
+    real_codes,
+    sampled,
+)
+from tests.sweep.networks import REALS, S8, images, lower_three, network, three_steps
 
 
 @pytest.mark.parametrize("engine", ["native", "torch"])
@@ -65,7 +41,8 @@ def test_local_errors_by_hand(text: str, engine: Preference) -> None:
     """Only the body's share counts, and it is that of its own constants on the codes it really got."""
     pixels, labels = images()
     candidate = three_steps(parse_format(text))
-    result = evaluate_format(candidate, pixels, labels, runner=simulator(candidate.graph, 1, engine))
+    runner = simulator(candidate.graph, 1, engine)
+    result = evaluate(candidate, pixels, labels, runner, errors=len(pixels))
     assert body_layers(candidate.graph) == ("r1",)
     body = candidate.graph["r1"]
     assert isinstance(body, Requantize)
@@ -74,148 +51,220 @@ def test_local_errors_by_hand(text: str, engine: Preference) -> None:
     stored = np.clip(np.floor(codes * m + b + 0.5), -127, 127)
     exact = np.clip(np.floor(codes * REALS[1][0] + REALS[1][1] + 0.5), -127, 127)
     assert result.layers == {"r1": np.count_nonzero(stored != exact) / stored.size}
-    assert (result.local > 0) == (text != "40,auto")
+    assert (result.layers["r1"] > 0) == (text != "40,auto")
     assert set(result.edge_layers) == {"r0", "r2"}
     logits = np.clip(np.floor(stored * 0.5 + 0.5), -127, 127).reshape(-1, 2)
     assert result.accuracy == 100 * np.count_nonzero(logits.argmax(1) == labels) / len(labels)
-    assert (result.saturated, result.vanished, result.harmful) == (1, 2, 3)
+    assert np.array_equal(result.logits, logits)
+    found = local_errors(runner, pixels, candidate.real)
+    assert (found.noise["r1"], found.signal["r1"]) == (np.sum((stored - exact) ** 2), np.sum(exact**2))
+    noise = np.sum((stored - exact) ** 2)
+    assert result.snr["r1"] == (10 * np.log10(np.sum(exact**2) / noise) if noise else None)
 
 
-def grid(make: Callable[[ConstantFormat], Candidate] = three_steps, checkpoint: str = "abc") -> Grid:
+@settings(max_examples=25)
+@given(st.data())
+def test_real_codes_are_their_formula(data: st.DataObject) -> None:
+    """Whatever shape, rows and slices: the same float64 operations in the same order, element by element."""
+    shape = data.draw(st.sampled_from([(3,), (5, 7, 2), (1, 1, 6), (70, 70, 16)]), "shape")
+    terms = data.draw(st.integers(1, 2), "terms")
+    shared = data.draw(st.booleans(), "shared")
+    rounding = data.draw(st.sampled_from([Rounding.RND, Rounding.TRN]), "rounding")
+    rng = np.random.default_rng(data.draw(st.integers(0, 99), "seed"))
+    size = 1 if shared else shape[-1]
+    real = RealConstants(terms=tuple(rng.normal(size=size) for _ in range(terms)), bias=rng.normal(size=size))
+    inputs = [rng.integers(-90, 90, (3, *shape)) for _ in range(terms)]
+    candidate = three_steps(parse_format("8,4"), shape[-1])
+    op = candidate.graph["r1"]
+    assert isinstance(op, Requantize)
+    op = replace(op, out=replace(op.out, shape=shape), requant=replace(op.requant, rounding=rounding))
+    total = np.zeros((3, *shape))
+    for x, m in zip(inputs, real.terms, strict=True):
+        total = total + x * m
+    total = total + real.bias
+    if rounding is Rounding.RND:
+        total = total + 0.5
+    assert np.array_equal(real_codes(op, real, inputs), np.clip(np.floor(total), S8.lo, S8.hi))
+
+
+@given(st.integers(1, 200), st.integers(0, 200))
+def test_the_sample_is_spread_and_nothing_is_lost(count: int, errors: int) -> None:
+    few = min(errors, count)
+    order = sampled(count, few)
+    assert sorted(order) == list(range(count))
+    steps = np.diff(order[:few])
+    assert few < 2 or steps.max() - steps.min() <= 1
+
+
+def test_accuracy_is_of_all_images_and_errors_of_some() -> None:
     pixels, labels = images()
-    return Grid(checkpoint=checkpoint, data="random", lower=make, pixels=pixels, labels=labels)
+    candidate = three_steps(parse_format("4,2"))
+    runner = simulator(candidate.graph, 1)
+    whole = evaluate(candidate, pixels, labels, runner, errors=len(pixels))
+    some = evaluate(candidate, pixels, labels, runner, errors=7)
+    none = evaluate(candidate, pixels, labels, runner, errors=0)
+    assert whole.accuracy == some.accuracy == none.accuracy
+    assert np.array_equal(whole.logits, some.logits)
+    assert some.layers == evaluate(candidate, pixels[:7], labels[:7], runner, errors=7).layers
+    assert none.layers == {}
+
+
+def test_logits_snr() -> None:
+    real = np.array([[3, -4], [0, 0]])
+    assert logits_snr(real, real) is None
+    assert logits_snr(real + np.array([[0, 1], [0, 0]]), real) == 10 * np.log10(25 / 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "bits"),
+    # two vectors of one value each (r1), and four of 40 bits
+    [("8,4", 16 + 160), ("16,auto", 32 + 160), ("12,channel", 24 + 160), ("shift", 2 + 16 + 160)],
+)
+def test_memory(text: str, bits: int) -> None:
+    assert memory_bits(three_steps(parse_format(text)).graph) == bits
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("16,8", "18,10", True),  # the same eight fraction bits
+        ("16,8", "16,8,RND,WRAP", True),  # nothing overflows
+        ("16,8", "16,7", False),
+        ("8,auto", "9,auto", False),
+    ],
+)
+def test_digests(one: str, other: str, same: bool) -> None:
+    graphs = [three_steps(parse_format(text)).graph for text in (one, other)]
+    assert (digest(graphs[0]) == digest(graphs[1])) is same
+
+
+class Lowered:
+    """A lowering that keeps a list of what it lowered, and of what was run."""
+
+    def __init__(self, stop: str = "") -> None:
+        self.names: list[str] = []
+        self.run: list[str] = []
+        self.stop = stop
+
+    def __call__(self, point: Point) -> Candidate:
+        if point.name == self.stop:
+            raise KeyboardInterrupt
+        self.names.append(point.name)
+        return lower_three(point)
+
+    def images(self, point: Point, done: int) -> None:
+        if done < 150 and point.name not in self.run:
+            self.run.append(point.name)
+
+    def note(self, text: str) -> None: ...
+
+
+def points(*names: str) -> list[Point]:
+    return [Point.parse(name) for name in names]
 
 
 def test_stored_rows_are_not_computed_again(tmp_path: Path) -> None:
-    made: list[str] = []
-
-    def make(form: ConstantFormat) -> Candidate:
-        made.append(str(form))
-        return three_steps(form)
-
-    points = [GridPoint.parse(text) for text in ("8,4", "16,auto", "8,4")]
     path = tmp_path / "sweep.csv"
-    first = run_grid(grid(make), points[:1], Store.open(path))
-    rows = run_grid(grid(make), points, Store.open(path))
-    assert made == ["8,4", "16,auto"]
-    assert rows[0] == first[0]
-    assert [row["format"] for row in rows] == ["8,4", "16,auto"]
+    first = Sweep(network(), Store.open(path)).rows(points("real", "8,4"))
+    made = Lowered()
+    rows = Sweep(network(made), Store.open(path)).rows(points("real", "8,4", "16,auto", "8,4"))
+    assert made.names == ["real", "16,auto"]  # the reference again: its logits are not in the files
+    assert rows[:2] == first
+    assert [row["format"] for row in rows] == ["real", "8,4", "16,auto"]
+    again = Lowered()
+    assert Sweep(network(again), Store.open(path)).rows(points("real", "8,4", "16,auto")) == rows
+    assert again.names == []
     # another checkpoint is another measurement; the old rows stay
-    run_grid(grid(make, "def"), points[:1], Store.open(path))
-    assert made == ["8,4", "16,auto", "8,4"]
-    assert [row["checkpoint"] for row in Store.open(path).rows] == ["abc", "abc", "def"]
+    Sweep(network(checkpoint="def"), Store.open(path)).rows(points("8,4"))
+    found = [(row["checkpoint"], row["format"]) for row in Store.open(path).rows]
+    assert found == [("abc", "real"), ("abc", "8,4"), ("abc", "16,auto"), ("def", "real"), ("def", "8,4")]
+
+
+def test_equal_constants_run_once(tmp_path: Path) -> None:
+    """Here and in an earlier sweep; what belongs to the format itself is its own."""
+    path = tmp_path / "sweep.csv"
+    made = Lowered()
+    sweep = Sweep(network(made), Store.open(path), watcher=made)
+    _, narrow, wide = sweep.rows(points("real", "16,8", "18,10"))
+    assert made.run == ["real", "16,8"]
+    later = Lowered()
+    (wider,) = Sweep(network(later), Store.open(path), watcher=later).rows(points("20,12"))
+    assert later.run == ["real"]
+    own = {"format", "memory"}
+    for other in (wide, wider):
+        assert {k for k in narrow if narrow[k] != other[k]} == own
+    assert wide["memory"] - narrow["memory"] == 4
+
+
+def test_another_threshold_judges_stored_rows_anew(tmp_path: Path) -> None:
+    def clean(point: Point) -> Candidate:
+        return replace(lower_three(point), harmful={})
+
+    found = []
+    for above in (0.0, 1.0):
+        sweep = Sweep(network(clean), Store.open(tmp_path / "s.csv"), wrong_above=above)
+        found.append([row["first_wrong"] for row in sweep.rows(points("real", "8,4"))])
+        assert [row["first_wrong"] for row in Store.open(tmp_path / "s.csv").rows] == found[-1]
+    assert found == [["", "r1"], ["", ""]]
+
+
+def test_harmful_constants_are_wrong_whatever_the_codes(tmp_path: Path) -> None:
+    sweep = Sweep(network(), Store.open(tmp_path / "s.csv"), wrong_above=1.0)
+    (row,) = sweep.rows(points("8,4"))
+    assert (row["first_wrong"], row["saturated"], row["vanished"], row["harmful"]) == ("r1", 1, 2, 3)
 
 
 def test_an_interrupted_sweep_keeps_its_rows(tmp_path: Path) -> None:
-    def make(form: ConstantFormat) -> Candidate:
-        if str(form) == "16,auto":
-            raise KeyboardInterrupt
-        return three_steps(form)
-
-    points = [GridPoint.parse(text) for text in ("8,4", "16,auto")]
+    sweep = Sweep(network(Lowered(stop="16,auto")), Store.open(tmp_path / "s.csv"))
     with pytest.raises(KeyboardInterrupt):
-        run_grid(grid(make), points, Store.open(tmp_path / "s.csv"))
-    assert [row["format"] for row in Store.open(tmp_path / "s.csv").rows] == ["8,4"]
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["s.csv", "s.json"]
+        sweep.rows(points("real", "8,4", "16,auto"))
+    assert [row["format"] for row in Store.open(tmp_path / "s.csv").rows] == ["real", "8,4"]
+    assert {p.name for p in tmp_path.iterdir()} >= {"s.csv", "s.json"}
 
 
-def test_csv_has_a_column_a_layer(tmp_path: Path) -> None:
-    rows = run_grid(grid(), [GridPoint.parse("8,4")], Store.open(tmp_path / "s.csv"))
-    with (tmp_path / "s.csv").open() as file:
-        table = list(csv.DictReader(file))
-    assert table[0]["format"] == "8,4"
-    assert float(table[0]["local.r1"]) == rows[0]["layers"]["r1"]
+def test_a_row_of_another_sweep_is_taken_when_it_comes(tmp_path: Path) -> None:
+    """Both sweeps start without rows; the second has measured everything before the first gets to it."""
+    path = tmp_path / "s.csv"
+    wanted = points("real", "8,4", "16,auto")
+
+    class Slow(Unwatched):
+        def images(self, point: Point, done: int) -> None:
+            if point.name == "real" and not self.beaten:
+                self.beaten = Sweep(network(), Store.open(path)).rows(wanted)
+
+        beaten: list[dict[str, object]] | None = None
+
+    made = Lowered()
+    slow = Slow()
+    rows = Sweep(network(made), Store.open(path), watcher=slow).rows(wanted)
+    assert rows == slow.beaten
+    assert Store.open(path).rows == rows
 
 
-@pytest.mark.parametrize(
-    ("files", "out", "words"),
-    [
-        ({}, "s.json", "must end in .csv"),
-        ({}, "nowhere/s.csv", "no folder"),
-        ({"s.csv": "mine"}, "s.csv", "no result of hwq sweep"),
-        ({"s.json": "{"}, "s.csv", "no result of hwq sweep"),
-        ({"s.json": '{"rows": []}'}, "s.csv", "no result of hwq sweep"),
-        ({"s.json": '{"hwq_sweep": 1, "rows": [{"format": "8,4"}]}'}, "s.csv", "no result of hwq sweep"),
-        ({"s.json": '{"hwq_sweep": 99, "rows": []}'}, "s.csv", "another version"),
-    ],
-)
-def test_foreign_files_are_left_alone(tmp_path: Path, files: dict[str, str], out: str, words: str) -> None:
-    for name, text in files.items():
-        (tmp_path / name).write_text(text)
-    with pytest.raises(InputError, match=words):
-        Store.open(tmp_path / out)
-    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == files
+def _write(path: Path, widths: range) -> None:
+    sweep = Sweep(network(), Store.open(path), engine="native", threads=1)
+    sweep.rows([Point.parse(f"{w},auto") for w in widths])
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder of an untrained digits network."""
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("run")
-    spec = DataSpec(name="digits")
-    train = load_split(spec, "train")
-    model: nn.Module = prepare(build("digits", train.shape, 10), Policy(), train.shape)
-    batch = torch.from_numpy(train.pixels[:64]).float().permute(0, 3, 1, 2) / 255 * 2 - 1
-    calibrate(model, [batch])
-    meta = Meta(
-        model="digits",
-        image_shape=train.shape,
-        classes=train.classes,
-        data=spec,
-        mean=(0.5,),
-        std=(0.5,),
-        policy=Policy(),
-        recipe={},
-    )
-    save_checkpoint(folder / "checkpoint.safetensors", meta, model, {})
-    return folder
+def test_two_sweeps_into_one_file_at_once(tmp_path: Path) -> None:
+    """Overlapping points: the union of the rows, each once."""
+    path = tmp_path / "s.csv"
+    simulator(three_steps(parse_format("8,4")).graph, 1, "native")  # compiled before the processes part
+    fork = multiprocessing.get_context("fork")
+    runs = [fork.Process(target=_write, args=(path, span)) for span in (range(4, 24), range(12, 32))]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join(120)
+    assert [run.exitcode for run in runs] == [0, 0]
+    names = [row["format"] for row in json.loads(path.with_suffix(".json").read_text())["rows"]]
+    assert sorted(names) == sorted(["real", *(f"{w},auto" for w in range(4, 32))])
+    assert len(path.read_text().splitlines()) == len(names) + 1
 
 
-def sweep(*args: object) -> Any:
-    from hwq.cli.sweep import command
+def test_a_lowering_that_fails_is_the_users_error(tmp_path: Path) -> None:
+    def refuse(point: Point) -> Candidate:
+        raise InputError("not this one")
 
-    return CliRunner().invoke(command, [str(a) for a in args])
-
-
-def test_the_command(run: Path) -> None:
-    options = ("--fixed", "32,10", "--fixed", "8,auto", "--images", 40, "--threads", 1)
-    done = sweep(run, *options)
-    assert done.exit_code == 0, done.output
-    document = json.loads((run / "sweep.json").read_text())
-    assert [row["format"] for row in document["rows"]] == ["real", "32,10", "8,auto"]
-    shares = [row["local"] for row in document["rows"]]
-    assert shares[0] <= shares[1] < shares[2]
-    before = (run / "sweep.json").read_bytes()
-    assert sweep(run, *options).exit_code == 0
-    assert (run / "sweep.json").read_bytes() == before
-
-
-def test_the_commands_real_row_is_nearly_real(run: Path) -> None:
-    """54-bit mantissas: no code differs from float64 constants on the digits network."""
-    assert sweep(run, "--fixed", "real", "--images", 40, "--out", run / "r.csv").exit_code == 0
-    (row,) = json.loads((run / "r.json").read_text())["rows"]
-    assert row["local"] == 0
-
-
-@pytest.mark.parametrize(
-    ("args", "words"),
-    [
-        (("--fixed", "16"), "not a fixed-point format"),
-        (("--edge-fixed", "40,8"), "W at most 32"),
-        (("--data", "cifar10:/nowhere"), "nowhere"),
-    ],
-)
-def test_bad_options_are_input_errors(run: Path, args: tuple[str, ...], words: str) -> None:
-    done = sweep(run, *args, "--out", run / "bad.csv")
-    assert isinstance(done.exception, InputError)
-    assert words in str(done.exception)
-    assert not (run / "bad.csv").exists()
-
-
-def test_lowering_real_constants_are_reported_for_every_requantisation() -> None:
-    """What the sweep relies on: `LowerReport.real` covers the graph."""
-    torch.manual_seed(0)
-    net = prepare(build("digits", (8, 8, 1), 10), Policy(), (8, 8, 1)).eval()
-    calibrate(net, [torch.randn(4, 1, 8, 8)])
-    done = lower(net, shape=(1, 8, 8), mean=[0.5], std=[0.5], formats=Formats(body=parse_format("32,10")))
-    assert {op.name for op in done.graph if isinstance(op, Requantize)} == set(done.report.real)
+    with pytest.raises(InputError, match="not this one"):
+        Sweep(network(refuse), Store.open(tmp_path / "s.csv")).rows(points("8,4"))

@@ -17,6 +17,7 @@ from hwq.errors import InputError
 from hwq.models import build
 from hwq.quant import ActQuantizer, Policy, prepare
 from hwq.train import Schedule, evaluate, load, restore, train
+from hwq.train.flags import recipe_from_flags
 from hwq.train.objective import Objective, divergence
 from hwq.train.precision import Precision
 from tests.train.runs import DIGITS, FLOAT, TINY, Watch, recipe, run
@@ -77,6 +78,18 @@ def test_teachers(tmp_path: Path, float_run: Path) -> None:
     run(recipe(teacher=str(tmp_path / "mlp.pt"), teacher_model="mlp", **small), tmp_path / "b")
     run(recipe(start=float_run, **small), tmp_path / "c")
     assert len({load(tmp_path / name).meta.progress["teacher"] for name in "abc"} - {""}) == 3
+
+
+def test_a_teacher_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its path counts from the working directory; the recipe's share stands, else a half."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "plain.toml").write_text("[data]\nname = 'digits'\n")
+    (tmp_path / "taught.toml").write_text(
+        "[data]\nname = 'digits'\n[train]\ndistill = 0.7\nteacher = 'other.pt'\n"
+    )
+    for name, share in (("plain.toml", 0.5), ("taught.toml", 0.7)):
+        schedule = recipe_from_flags(name, {"teacher": "float.pt"}).train
+        assert (schedule.distill, schedule.teacher) == (share, str(tmp_path / "float.pt"))
 
 
 @pytest.mark.parametrize(

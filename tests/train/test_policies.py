@@ -254,6 +254,10 @@ TABLES = {
         "weights 4-bit dorefa x 4, 8-bit dorefa x 2",
         "activations 4-bit mpact x 5, 8-bit uniform x 1, 8-bit mpact x 1",
     ),
+    "resnet20-distilled-lsq-w4a4-8-8.toml": (
+        "weights 4-bit lsq x 18, 8-bit lsq x 2",
+        "activations 4-bit lsq x 19, 8-bit uniform x 1, 8-bit lsq x 1",
+    ),
     "resnet20-lsq-w4a4-8-8.toml": (
         "weights 4-bit lsq x 18, 8-bit lsq x 2",
         "activations 4-bit lsq x 19, 8-bit uniform x 1, 8-bit lsq x 1",
