@@ -1,4 +1,4 @@
-"""The native engine beside the torch engine, onnxruntime and float torch: ResNet-20, CIFAR shape, one thread.
+"""The native engine beside torch, onnxruntime and qonnx's executor: ResNet-20, CIFAR shape, one thread.
 
     python -m benchmarks.engine [--images 256] [--rounds 5] [--project FOLDER]
 
@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -25,12 +26,17 @@ import numpy as np
 import torch
 
 from benchmarks.simulate import SHAPE, Run, float_torch, lowered, onnx_models, onnxruntime
-from hwq.engine import CpuPath, Engine, best_path
+from hwq.engine import CpuPath, Engine, audit, best_path
 from hwq.errors import ToolError
+from hwq.fixed import AutoFormat
+from hwq.ir import Graph, Op, Requantize
+from hwq.lower import RealConstants
 from hwq.models import build
 from hwq.serde import dump, load
 from hwq.simulate import Runner, Simulator
 
+QONNX_IMAGES = 64
+WIDTHS = range(8, 28)
 FORMATS = ((8, "32,10"), (8, "16,auto"), (8, "12,channel"), (8, "48,auto"), (4, "32,10"))
 _MEMORY = """
 import resource, sys
@@ -81,8 +87,25 @@ def check(engine: Runner, pixels: np.ndarray) -> None:
             raise SystemExit(f"{name} differs from the torch engine")
 
 
+def qonnx(content: bytes) -> Run:
+    """qonnx's executor, which runs node after node; the float network, as quantiser nodes only add to it."""
+    import onnx
+    from qonnx.core.modelwrapper import ModelWrapper
+    from qonnx.core.onnx_exec import execute_onnx
+    from qonnx.transformation.infer_shapes import InferShapes
+
+    plain = onnx.load_from_string(content)
+    del plain.graph.value_info[:]  # shapes of any batch: qonnx wants known ones
+    for value in (*plain.graph.input, *plain.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = QONNX_IMAGES
+    ready = ModelWrapper(plain).transform(InferShapes())
+    images = np.zeros((QONNX_IMAGES, 3, 32, 32), np.float32)
+    return lambda: execute_onnx(ready, {"x": images})
+
+
 def rates(runs: dict[str, Run], images: int, rounds: int) -> dict[str, float]:
     """Images per CPU-second, best of the rounds."""
+    counts = {name: QONNX_IMAGES if name.startswith("qonnx") else images for name in runs}
     best = dict.fromkeys(runs, 0.0)
     for run in runs.values():
         run()
@@ -90,7 +113,7 @@ def rates(runs: dict[str, Run], images: int, rounds: int) -> dict[str, float]:
         for name, run in runs.items():
             start = time.process_time()
             run()
-            best[name] = max(best[name], images / (time.process_time() - start))
+            best[name] = max(best[name], counts[name] / (time.process_time() - start))
     return best
 
 
@@ -104,14 +127,47 @@ def seconds(work: Callable[[], object], rounds: int, clock: Callable[[], float])
     return min(found)
 
 
+def sweep(engine: Engine, pixels: np.ndarray) -> float:
+    """Twenty widths of the constants, each prepared and run on the images: CPU-seconds."""
+    graphs = [stored(engine.graph, width) for width in WIDTHS]
+
+    def work() -> None:
+        for graph in graphs:
+            engine.with_constants(graph).run(pixels)
+
+    return seconds(work, 1, time.process_time)
+
+
+def stored(graph: Graph, width: int) -> Graph:
+    """The graph with every requantisation's constants stored again in `width`,auto."""
+    form = AutoFormat(width)
+
+    def change(op: Op) -> Op:
+        if not isinstance(op, Requantize):
+            return op
+        terms = tuple(form.quantize(t.values(), bias=False) for t in op.requant.terms)
+        bias = form.quantize(op.requant.bias.values(), bias=True)
+        return replace(op, requant=replace(op.requant, terms=terms, bias=bias))
+
+    return Graph(name=graph.name, ops=tuple(change(op) for op in graph))
+
+
 def details(engine: Engine, pixels: np.ndarray, rounds: int, folder: Path) -> None:
-    """Latency, a data set of 10,000, two threads, memory, preparing for other constants."""
+    """Latency, a data set of 10,000, two threads, memory, preparing for other constants, code errors."""
     many = np.concatenate([pixels] * -(-10_000 // len(pixels)))[:10_000]
     one = seconds(lambda: engine.run(pixels[:1]), 50, time.process_time)
     all_images = seconds(lambda: engine.run(many), max(1, rounds // 2), time.process_time)
     pair = Engine(engine.graph, 2, engine.path)
     walls = [seconds(lambda e=e: e.run(many), max(1, rounds // 2), time.perf_counter) for e in (engine, pair)]
     again = seconds(lambda: engine.with_constants(engine.graph), rounds, time.process_time)
+    some = many[:1000]
+    alone = seconds(lambda: engine.run(some), rounds, time.process_time)
+    real = {
+        op.name: RealConstants(terms=tuple(t.values() for t in r.terms), bias=r.bias.values())
+        for op in engine.graph
+        if isinstance(op, Requantize) and (r := op.requant)
+    }
+    audited = seconds(lambda: audit(engine, some, real), rounds, time.process_time)
     for name, content in dump(engine.graph).items():
         (folder / name).write_bytes(content)
     command = [sys.executable, "-c", _MEMORY, str(folder), "1000"]
@@ -122,6 +178,8 @@ def details(engine: Engine, pixels: np.ndarray, rounds: int, folder: Path) -> No
     print(f"| 10,000 images, 1 thread | {all_images:.2f} CPU-s |")
     print(f"| 10,000 images, 2 threads against 1, wall clock | {walls[0] / walls[1]:.2f} times as fast |")
     print(f"| memory that 1,000 images add | {grown / 1024:.1f} MiB |")
+    print(f"| {len(WIDTHS)} widths, in evaluations of the same images | {sweep(engine, some) / alone:.1f} |")
+    print(f"| with the code errors of every layer counted | {len(some) / audited:,.0f} images / CPU-s |")
     print(f"| prepare again with other constants | {1000 * again:.0f} ms |")
 
 
@@ -144,8 +202,10 @@ def main() -> None:
         for name, content in onnx_models(model, pixels).items():
             peers[f"onnxruntime, {name}"] = onnxruntime(content, pixels)
             int8 = f"onnxruntime, {name}" if "int8" in name else int8
+            if name == "float":
+                peers["qonnx's executor, float, 64 at a time"] = qonnx(content)
     except ImportError as error:
-        print(f"onnxruntime left out: {error} (pip install 'hwq[bench]')")
+        print(f"left out: {error} (pip install 'hwq[bench]' qonnx)")
     peers["torch float, channels last"] = float_torch(model, pixels)
     found = rates(peers, len(pixels), options.rounds)
     base = found.get(int8, 0.0)

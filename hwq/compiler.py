@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -91,30 +92,57 @@ def cached_library(
 ) -> Built:
     """CACHE/kind/digest/file, compiled by `command` + -o in `folder` unless it is there.
 
-    Several processes may ask at once: each gets a whole library. `what` is the source in words. Raises
-    ToolError: the first compile error, with the path of the full log.
+    Several processes may ask at once: each gets a whole library. One that is not as it was compiled (cut
+    short, say: loading it would kill the process) is compiled again. `what` is the source in words. Raises
+    ToolError: the first compile error, with the path of the full log; or a cache that cannot be written.
     """
     root = cache_folder()
     place = root / kind / digest
     library = place / file
-    if library.is_file():
-        os.utime(place)
-        return Built(library, True, _seconds(place))
-    for needed in (root / kind, root / "logs"):
+    try:
+        if _whole(place, file):
+            with suppress(OSError):  # a cache that may only be read serves as well
+                os.utime(place)
+            return Built(library, True, _seconds(place))
+        seconds = _build(root, place, file, command, folder, what)
+    except OSError as error:
+        why = error.strerror or error
+        raise ToolError(f"the cache folder {root} cannot be used: {why} (or set XDG_CACHE_HOME)") from None
+    _prune(root / kind)
+    return Built(library, False, seconds)
+
+
+def _build(root: Path, place: Path, file: str, command: Sequence[str], folder: Path, what: str) -> float:
+    """Compile beside `place`, then rename; CPU-seconds it took."""
+    for needed in (place.parent, root / "logs"):
         needed.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".new-", dir=root / kind) as temporary:
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=place.parent) as temporary:
         fresh = Path(temporary) / "done"
         fresh.mkdir()
-        log = root / "logs" / f"{digest}.log"
+        log = root / "logs" / f"{place.name}.log"
         seconds = _compile([*command, "-o", str(fresh / file)], folder, log, what)
         (fresh / "seconds").write_text(f"{seconds:.2f}\n")
+        (fresh / "sha256").write_text(_sha256(fresh / file))
+        if place.exists() and not _whole(place, file):
+            place.rename(Path(temporary) / "damaged")
         try:
             fresh.rename(place)
         except OSError:  # another process was first
-            if not library.is_file():
+            if not _whole(place, file):
                 raise
-    _prune(root / kind)
-    return Built(library, False, seconds)
+    return seconds
+
+
+def _whole(place: Path, file: str) -> bool:
+    """Whether the library there is what the compiler wrote."""
+    try:
+        return (place / "sha256").read_text() == _sha256(place / file)
+    except FileNotFoundError:
+        return False
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _seconds(place: Path) -> float:

@@ -68,7 +68,7 @@ class Exported:
     ops: int
     macs: int
     issues: Sequence[str]
-    uses: Sequence[FormatUse]
+    uses: Sequence[FormatUse] = ()
     note: str = ""
 
 

@@ -180,7 +180,7 @@ def _write_page(folder: Path, graph: Graph, batch: Batch, report: Report, manife
         assemble(
             graph,
             [report],
-            title=f"{graph.name}: C++ against Python",
+            title=f"{graph.name}: C++ against {_SIDES[report.reference]}",
             subtitle=f"constants {fixed}, {report.images}",
             stages=[
                 # the first two were measured by training, on its whole test split

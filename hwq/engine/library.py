@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import shutil
 from collections.abc import Sequence
 from enum import Enum
 from functools import cache
@@ -48,15 +47,21 @@ _COMMON = ("-std=c++17", "-O3", "-ffp-contract=off", "-fPIC", "-shared", "-fvisi
 
 
 def best_path() -> CpuPath:
-    """$HWQ_ENGINE_PATH, else the fastest that this CPU has. Raises InputError for an unknown name."""
+    """$HWQ_ENGINE_PATH, else the fastest that the CPU and the system offer: Linux lists only what both do.
+
+    Raises InputError for an unknown name, ToolError for a path that this CPU lacks.
+    """
+    has = _cpu_flags()
     named = os.environ.get(VARIABLE)
     if named:
         try:
-            return CpuPath(named)
+            path = CpuPath(named)
         except ValueError:
             known = ", ".join(path.value for path in CpuPath)
             raise InputError(f"${VARIABLE} names '{named}'; known: {known}") from None
-    has = _cpu_flags()
+        if has and not _NEEDS.get(path, set()) <= has:
+            raise ToolError(f"this CPU lacks the instructions of ${VARIABLE}={named}")
+        return path
     return next((path for path in CpuPath if _NEEDS.get(path, set()) <= has), CpuPath.PORTABLE)
 
 
@@ -141,12 +146,5 @@ class Library:
 
 @cache
 def load(path: CpuPath, extra_flags: tuple[str, ...] = ()) -> Library:
-    """The library of a path; a damaged one in the cache is compiled again. Raises ToolError."""
-    built = build(path, extra_flags)
-    try:
-        return Library(built.library)
-    except ToolError:
-        if not built.cached:
-            raise
-    shutil.rmtree(built.library.parent, ignore_errors=True)
+    """The library of a path. Raises ToolError."""
     return Library(build(path, extra_flags).library)

@@ -91,6 +91,6 @@ def _narrowest(judge: _Judge, family: Family, start: int) -> Repair | None:
     if best is None:
         wider = (judge.first(family(w)) for w in range(width + 1, WIDEST + 1))
         return next((found for found in wider if found is not None), None)
-    while width > 9 and (found := judge.first(family(width - 1))):
+    while width > 2 and (found := judge.first(family(width - 1))):
         best, width = found, width - 1
     return best

@@ -113,7 +113,9 @@ def _fit_activation(requantisation: Requantisation, values: Tensor, done: set[Ac
     errors = [_error(requantisation, values, end.quantizer, scale) for scale in candidates]
     best = candidates[int(np.argmin(errors))]
     if best != now:
-        end.quantizer.set_bound(best * end.quantizer.type.hi)
+        # a multiplier a little above a stored number is it also where constants are truncated
+        least = 1 - 2.0**-20 if isinstance(requantisation.form, LiteralFormat) else 1.0
+        end.quantizer.set_bound(best * least * end.quantizer.type.hi)
         done.add(end.quantizer)
 
 

@@ -1,7 +1,7 @@
 """Accuracy, code errors and memory of a trained network over a grid of constant formats."""
 
 from hwq.sweep.evaluate import Candidate, Measured, evaluate, logits_snr, sampled
-from hwq.sweep.local import LocalErrors, body_layers, local_errors, real_codes
+from hwq.sweep.local import LocalErrors, body_layers, local_errors
 from hwq.sweep.memory import digest, layer_bits, memory_bits
 from hwq.sweep.mixed import search
 from hwq.sweep.picture import draw
@@ -55,7 +55,6 @@ __all__ = [
     "parse_rules",
     "parse_widths",
     "point_of",
-    "real_codes",
     "sampled",
     "search",
     "smallest",

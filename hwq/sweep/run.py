@@ -125,7 +125,8 @@ class _Facts:
 class Sweep:
     """Measures points of a network into a store.
 
-    workers: processes that do it, None for this one with `threads`. engine: see `hwq.engine.simulator`.
+    workers: processes that do it, None for this one with `threads`, which runs the references in any case.
+    engine: see `hwq.engine.simulator`.
     wrong_above: the share, 0..1, of wrong codes from which on a layer counts as wrong.
     """
 
@@ -155,8 +156,9 @@ class Sweep:
         self.store.refresh()
         missing = [point for point in unique if self._stored(point) is None]
         needed = dict.fromkeys(p.reference for p in missing if p.network not in self._real)
-        self._measure(list(needed))
-        self._measure([point for point in missing if point not in needed])
+        # one or two evaluations, which the others wait for: not worth starting workers for
+        self._measure(list(needed), None)
+        self._measure([point for point in missing if point not in needed], self.workers)
         self._judge([row for point in unique if (row := self._stored(point)) is not None])
         rows = [row for point in unique if (row := self._stored(point)) is not None]
         assert len(rows) == len(unique)
@@ -174,13 +176,14 @@ class Sweep:
     def _stored(self, point: Point) -> Row | None:
         return self.store.find(self.network.key(point))
 
-    def _measure(self, points: Sequence[Point]) -> None:
+    def _measure(self, points: Sequence[Point], workers: Workers | None) -> None:
         left = dict.fromkeys(points)
         for last in (False, True):
-            try:
-                for point in self._finished(list(left)):
-                    del left[point]
+            if not left:
                 return
+            try:
+                for point in self._finished(list(left), workers):
+                    del left[point]
             except WorkersLost as lost:
                 if last:
                     raise ToolError(
@@ -190,7 +193,7 @@ class Sweep:
                     ) from None
                 self.watcher.note(f"a worker died ({lost}); the {len(left)} points left are tried again")
 
-    def _finished(self, points: Sequence[Point]) -> Iterator[Point]:
+    def _finished(self, points: Sequence[Point], workers: Workers | None) -> Iterator[Point]:
         """The points, as their rows are stored."""
         facts: dict[Point, _Facts] = {}
         waiting: dict[str, list[Point]] = {}
@@ -207,7 +210,7 @@ class Sweep:
                 if first and (known is None or point.name == REAL):
                     yield point, (candidate, self.network.error_images, self.engine)
 
-        for point, measured in self._results(calls):
+        for point, measured in self._results(calls, workers):
             if point.name == REAL:
                 self._real[point.network] = measured.logits
             for other in waiting.pop(facts[point].digest):
@@ -223,12 +226,12 @@ class Sweep:
                 yield other
 
     def _results(
-        self, calls: Callable[[], Iterator[tuple[Point, tuple[Any, ...]]]]
+        self, calls: Callable[[], Iterator[tuple[Point, tuple[Any, ...]]]], workers: Workers | None
     ) -> Iterator[tuple[Point, Measured]]:
         pixels, labels = self.network.pixels, self.network.labels
-        if self.workers is not None:
+        if workers is not None:
             made = ((point, (*arguments, pixels, labels)) for point, arguments in calls())
-            for point, (measured, notes) in each(self.workers, measure_alone, made):
+            for point, (measured, notes) in each(workers, measure_alone, made):
                 for text in notes:
                     self._note(text)
                 self.watcher.images(point, len(pixels))

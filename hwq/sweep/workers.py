@@ -20,6 +20,8 @@ Backend = Literal["loky", "dask", "ray"]
 BACKENDS: tuple[Backend, ...] = ("loky", "dask", "ray")
 CONNECT_SECONDS = 10.0
 """How long a cluster may take to answer."""
+START_SECONDS = 120.0
+"""How long workers started here may take to start."""
 
 K = TypeVar("K")
 R = TypeVar("R")
@@ -149,10 +151,13 @@ def _dask(workers: Workers) -> Iterator[None]:
             client = distributed.Client(workers.address, timeout=CONNECT_SECONDS)
         with client:
             try:
-                client.wait_for_workers(1, timeout=CONNECT_SECONDS)
+                # joblib counts the workers once, and with one or none does all the work here
+                needed = workers.count if workers.address is None else 1
+                client.wait_for_workers(needed, timeout=START_SECONDS if cluster else CONNECT_SECONDS)
             except TimeoutError:
-                raise ToolError(f"the dask cluster at {workers.address} has no workers; start some") from None
-            with parallel_config("dask", n_jobs=workers.jobs or -1):
+                where = workers.address or "this machine"
+                raise ToolError(f"the dask cluster at {where} has too few workers; start some") from None
+            with parallel_config("dask", n_jobs=-1 if workers.address is None else workers.jobs or -1):
                 yield
     finally:
         if cluster is not None:

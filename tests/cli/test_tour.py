@@ -37,11 +37,12 @@ def test_the_readme_tour(tmp_path: Path, hwq: Hwq, monkeypatch: pytest.MonkeyPat
         done = hwq(name, *arguments, *SHORTER.get(name, []))
         assert done.code == 0, (name, done.err)
         said.append(done.out)
-    assert [line[1] for line in _tour()] == ["train", "export", "simulate", "simulate", "sweep"]
+    assert [line[1] for line in _tour()] == ["train", "export", "simulate", "simulate", "sweep", "explain"]
     for build in ("ap", "native"):
         verdict = json.loads((tmp_path / f"runs/own/hls/verdict-{build}.json").read_text())
         assert (verdict["mismatches"], verdict["samples"]) == (0, 4)
-    assert all(width in said[-1] for width in ("32,10", "16,8", "16,auto"))
+    assert all(width in said[-2] for width in ("32,10", "16,8", "16,auto"))
+    assert "layers have more than 1% of their codes changed" in said[-1]
 
 
 def _accuracies(text: str) -> dict[str, float]:

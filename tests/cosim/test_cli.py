@@ -43,6 +43,16 @@ def test_pass(exported: Path, tmp_path: Path, build: str) -> None:
         assert {name: stored[name].shape for name in stored} == {op["name"]: (20, *op["shape"]) for op in ops}
 
 
+@pytest.mark.parametrize("engine", ["torch", "native"])
+def test_the_verdict_says_which_engine_it_compares_with(project: Path, engine: str) -> None:
+    side = {"torch": "Python", "native": "the native engine"}[engine]
+    done = hwq("simulate", str(project), "--build", "native", "--images", "3", "--engine", engine)
+    assert done.returncode == 0, done.stderr
+    assert f"C++ (native) against {side}, 3 of" in " ".join(done.stdout.split())
+    assert json.loads((project / "verdict-native.json").read_text())["reference"] == engine
+    assert f"against {side}" in (project / "report.html").read_text()
+
+
 def test_comment_edit_is_named_and_can_be_accepted(project: Path) -> None:
     path = project / "hls" / "hwq_pool.h"
     path.write_text(path.read_text() + "// a remark\n")

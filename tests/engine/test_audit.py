@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cache
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from hwq.engine import Engine, LayerErrors, audit, real_codes
+from hwq.engine import CpuPath, Engine, LayerErrors, audit, library, real_codes
 from hwq.errors import InputError
 from hwq.fixed import AutoFormat, IntType, Rounding
 from hwq.ir import Graph, Requantize
@@ -136,24 +137,17 @@ def test_share_and_decibels() -> None:
     assert LayerErrors(values=1, wrong=1, signal=0, noise=1).decibels == 0
 
 
-def test_no_product_is_fused_with_its_sum(compiled: Variant) -> None:
-    """x M + B is 1/2 - 2^-60 in one rounding, 1/2 in two: the codes are 0 and 1."""
-    m, b = 1 + 2.0**-30, -1 - 2.0**-29 + 0.5
+@pytest.mark.skipif("fma" not in library._cpu_flags(), reason="this CPU has no fused multiply-add")
+def test_no_product_is_fused_with_its_sum() -> None:
+    """x M + B is 0 where the product is rounded first; exactly, and in one step, it lies below: floor -1."""
+    m = next(m for m in np.linspace(1, 2, 999) if Fraction(255 * m) > 255 * Fraction(m))
     pixels = pixels_input((1, 1, 1))
-    form = AutoFormat(16)
-    one = form.quantize(np.ones(1), bias=False)
-    codes = requantize("codes", [pixels], IntType(bits=8, signed=False), [one], constants(8, [0], [0]))
-    y = requantize("y", [codes], IntType(bits=8, signed=True), [one], constants(8, [0], [0]))
-    graph = finish(pixels, codes, y)
-    white = np.full((1, 1, 1, 1), 255, np.uint8)
-    real = {"y": Floats((np.array([m * m / 255 - 0.0]),), np.array([b]))}
-    expected = by_hand_one(graph, white, real)
-    assert audit(compiled.engine(graph), white, real).layers["y"] == expected
-
-
-def by_hand_one(graph: Graph, pixels: npt.NDArray[np.uint8], real: dict[str, Floats]) -> LayerErrors:
-    everything = {**nearby(graph), **real}
-    return by_hand(graph, pixels, everything)["y"]
+    one, zero = AutoFormat(16).quantize(np.ones(1), bias=False), constants(8, [0], [0])
+    graph = finish(pixels, requantize("y", [pixels], IntType(bits=9, signed=True), [one], zero, Rounding.TRN))
+    white, real = np.full((1, 1, 1, 1), 255, np.uint8), {"y": Floats((np.array([m]),), np.array([-255 * m]))}
+    found = audit(Engine(graph, 1, CpuPath.AVX2, flags=("-O1", "-mfma")), white, real).layers["y"]
+    assert found.signal == 0
+    assert found == by_hand(graph, white, real)["y"]
 
 
 def test_only_the_named_ones_and_refusals() -> None:

@@ -50,19 +50,59 @@ def test_compiled_once_and_again_for_another_version(
     assert changed.library != first.library
 
 
-def test_a_damaged_library_and_one_of_another_interface_are_compiled_again(cache: Path) -> None:
-    """The cache may hold anything under the right name."""
+def test_a_damaged_library_is_compiled_again(cache: Path) -> None:
+    """Cut short (loading it would kill the process), replaced, of a version that kept no digest."""
     place = library.build(CpuPath.PORTABLE, QUICK).library
-    place.write_bytes(b"\x7fELF, but not really")
-    assert library.load(CpuPath.PORTABLE, QUICK).lanes == 4
-    library.load.cache_clear()
-    source = cache.parent / "stub.cpp"
+    whole = place.read_bytes()
+
+    def replaced(content: bytes) -> None:
+        place.unlink()  # the old file is loaded in this process and must stay as it is
+        place.write_bytes(content)
+
+    damages = {
+        "cut": lambda: replaced(whole[: len(whole) // 3]),
+        "text": lambda: replaced(b"\x7fELF, but not really"),
+        "no digest": (place.parent / "sha256").unlink,
+    }
+    for name, damage in damages.items():
+        damage()
+        library.load.cache_clear()
+        assert library.load(CpuPath.PORTABLE, QUICK).lanes == 4, name
+        assert library.build(CpuPath.PORTABLE, QUICK).cached
+    assert [path.name for path in cache.iterdir()] == [place.parent.name]
+
+
+def test_a_library_of_another_interface_is_refused(cache: Path) -> None:
+    source, other = cache.parent / "stub.cpp", cache.parent / "stub.so"
+    cache.mkdir(parents=True)
     names = ("abi", "lanes", "runs_here", "room", "run")
     source.write_text("".join(f'extern "C" long hwq_engine_{name}() {{ return 1; }}\n' for name in names))
-    place.unlink()
-    command = [*find_compiler().command, "-shared", "-fPIC", str(source), "-o", str(place)]
-    subprocess.run(command, check=True)
-    assert library.load(CpuPath.PORTABLE, QUICK).lanes == 4
+    subprocess.run([*find_compiler().command, "-shared", "-fPIC", str(source), "-o", str(other)], check=True)
+    with pytest.raises(ToolError, match="has ABI 1, expected"):
+        library.Library(other)
+
+
+def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch serves, and the note names the folder."""
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    library.load.cache_clear()
+    notes: list[str] = []
+    assert isinstance(simulator(seeded_graph(7), 1, note=notes.append), Simulator)
+    assert f"the cache folder {tmp_path / 'file' / 'hwq'} cannot be used: Not a directory" in notes[0]
+    with pytest.raises(ToolError, match="set XDG_CACHE_HOME"):
+        simulator(seeded_graph(7), prefer="native")
+
+
+def test_a_cache_that_can_only_be_read(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library.build(CpuPath.PORTABLE, QUICK)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    for name in ("utime", "mkdir", "rename"):
+        monkeypatch.setattr(os, name, refuse)
+    assert library.build(CpuPath.PORTABLE, QUICK).cached
 
 
 def _build_into(results: multiprocessing.SimpleQueue[tuple[int, bool]]) -> None:
@@ -120,6 +160,34 @@ def test_the_path_can_be_forced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(library.VARIABLE, "mmx")
     with pytest.raises(InputError, match="names 'mmx'; known: vnni, avx2, portable"):
         best_path()
+    for junk in ("AVX2", " avx2", "avx2,vnni", "0"):
+        monkeypatch.setenv(library.VARIABLE, junk)
+        with pytest.raises(InputError):
+            simulator(seeded_graph(7), 1)
+    monkeypatch.setenv(library.VARIABLE, "")
+    assert best_path() in CpuPath
+
+
+def test_a_forced_path_that_the_cpu_lacks_compiles_nothing(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(library.VARIABLE, "vnni")
+    monkeypatch.setattr(library, "_cpu_flags", lambda: {"sse2", "avx2"})
+    notes: list[str] = []
+    assert isinstance(simulator(seeded_graph(7), 1, note=notes.append), Simulator)
+    assert "this CPU lacks the instructions of $HWQ_ENGINE_PATH=vnni" in notes[0]
+    assert not cache.exists()
+
+
+def test_without_avx2_the_portable_path_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(library.VARIABLE, raising=False)
+    monkeypatch.setattr(library, "_cpu_flags", lambda: {"fpu", "sse2"})
+    graph = seeded_graph(7)
+    runner = simulator(graph, 1, "native")
+    assert isinstance(runner, Engine)
+    assert runner.path is CpuPath.PORTABLE
+    pixels = random_pixels(graph, 3, 0)
+    assert np.array_equal(runner.run(pixels).logits, Simulator(graph, 1).run(pixels).logits)
 
 
 @pytest.mark.parametrize(

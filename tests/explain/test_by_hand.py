@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from hwq.engine import simulator
@@ -148,7 +148,8 @@ reals = st.tuples(st.floats(0.5, 1.0), st.integers(-13, -5), st.sampled_from([-1
 biases = st.floats(-400, 400).map(lambda b: round(b, 3))
 
 
-@settings(max_examples=12, deadline=None)
+# shrinking would take minutes; the cases are small as they are
+@settings(max_examples=12, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
 @given(
     multipliers=st.lists(reals, min_size=3, max_size=3),
     offsets=st.lists(biases, min_size=3, max_size=3),

@@ -35,46 +35,50 @@ def sequential(folder: Path) -> list[dict[str, Any]]:
     return Sweep(network(), Store.open(folder / "alone.csv")).rows(POINTS)
 
 
-def _die_once(marker: str, *parts: Any) -> Candidate:
-    """In a worker: the first to come here is killed."""
-    try:
-        Path(marker).touch(exist_ok=False)
-    except FileExistsError:
-        return Candidate(**parts[0])
-    os.kill(os.getpid(), signal.SIGKILL)
-    raise AssertionError
+def _arrive(folder: str, deadly: bool, fields: dict[str, Any]) -> Candidate:
+    """In a worker: leaves its id; the first to meet a deadly candidate is killed."""
+    Path(folder, str(os.getpid())).touch()
+    if deadly:
+        try:
+            Path(folder, "died").touch(exist_ok=False)
+        except FileExistsError:
+            return Traced(**fields)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return Traced(**fields)
 
 
-class Lethal(Candidate):
-    """Kills the process that unpickles it, once."""
+class Traced(Candidate):
+    """Tells where it was unpickled."""
 
-    marker = ""
+    folder = ""
+    deadly = False
 
     def __reduce__(self) -> Any:
         fields = {name: getattr(self, name) for name in ("graph", "real", "saturated", "vanished", "harmful")}
-        return _die_once, (self.marker, fields)
+        return _arrive, (self.folder, self.deadly, fields)
+
+
+class Deadly(Traced):
+    deadly = True
+
+
+def lower_traced(point: Point) -> Candidate:
+    made = lower_three(point)
+    kind = Deadly if point.name == "4,2" else Traced
+    fields = ("graph", "real", "saturated", "vanished", "harmful")
+    return kind(**{name: getattr(made, name) for name in fields})
 
 
 def test_a_killed_worker_loses_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """kill -9 in mid-sweep: rows done are kept, the others tried again, and all are as without workers."""
-    monkeypatch.setattr(Lethal, "marker", str(tmp_path / "died"))
-    lowered: list[str] = []
-
-    def lower(point: Point) -> Candidate:
-        lowered.append(point.name)
-        made = lower_three(point)
-        kind = Lethal if point.name == "4,2" else Candidate
-        fields = ("graph", "real", "saturated", "vanished", "harmful")
-        return kind(**{name: getattr(made, name) for name in fields})
-
+    monkeypatch.setattr(Traced, "folder", str(tmp_path))
     notes = Notes()
     store = Store.open(tmp_path / "s.csv")
-    sweep = Sweep(network(lower), store, workers=Workers(jobs=1), watcher=notes)
+    sweep = Sweep(network(lower_traced), store, workers=Workers(jobs=2), watcher=notes)
     rows = sweep.rows(POINTS)
     assert (tmp_path / "died").exists()
     assert len(notes.texts) == 1
     assert "a worker died" in notes.texts[0]
-    assert lowered.count("real") == 1  # was done before
     assert rows == sequential(tmp_path)
     assert sorted(row["format"] for row in Store.open(tmp_path / "s.csv").rows) == sorted(
         p.name for p in POINTS
@@ -111,13 +115,20 @@ def test_workers_that_die_once_more_than_nothing(tmp_path: Path, monkeypatch: py
     assert sweep.rows(POINTS) == sequential(tmp_path)
 
 
-@pytest.mark.parametrize(("backend", "module"), [("dask", "distributed"), ("ray", "ray")])
-def test_a_local_cluster(tmp_path: Path, backend: Backend, module: str) -> None:
-    """One worker: starting a process that imports torch costs more than all the rest."""
+@pytest.mark.parametrize(("backend", "module", "jobs"), [("dask", "distributed", 2), ("ray", "ray", 2)])
+def test_a_local_cluster(
+    tmp_path: Path, backend: Backend, module: str, jobs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two workers: with one, joblib does the work here."""
     pytest.importorskip(module, reason=f"pip install 'hwq[{backend}]' to test it")
+    monkeypatch.setattr(Traced, "folder", str(tmp_path))
+    monkeypatch.setattr(Deadly, "deadly", False)
     store = Store.open(tmp_path / "s.csv")
-    sweep = Sweep(network(), store, workers=Workers(backend=backend, jobs=1))
-    assert sweep.rows(POINTS) == sequential(tmp_path)
+    sweep = Sweep(network(lower_traced), store, workers=Workers(backend=backend, jobs=jobs))
+    rows = sweep.rows(POINTS)
+    processes = {int(path.name) for path in tmp_path.iterdir() if path.name.isdigit()}
+    assert processes - {os.getpid()}  # dask's client unpickles what it sends, and pickles it again
+    assert rows == sequential(tmp_path)
 
 
 @pytest.mark.parametrize("backend", ["dask", "ray"])
