@@ -69,7 +69,7 @@ class Exported:
     macs: int
     issues: Sequence[str]
     uses: Sequence[FormatUse] = ()
-    note: str = ""
+    notes: Sequence[str] = ()
 
 
 @click.command
@@ -89,8 +89,8 @@ def command(run: Path, **options: Any) -> int:
     The project holds the C++, the weights, scripts for Vitis HLS and Vivado HLS, and a test bench.
     """
     done = export_run(run, ExportOptions(**options))
-    if done.note:
-        click.echo(f"note: {done.note}")
+    for note in done.notes:
+        click.echo(f"note: {note}")
     _print_uses(done.uses)
     for issue in done.issues[:5]:
         click.echo(f"lossy: {issue}")
@@ -115,7 +115,7 @@ def export_run(run: Path, options: ExportOptions) -> Exported:
     formats = options.formats()
     out = options.out or (run if run.is_dir() else run.parent) / "hls"
     model, meta = restore(run)
-    images, note = _images(meta, options.data)
+    images, missing = _images(meta, options.data)
     lowered = lower_run(model, meta, formats, options)
     graph = run_passes(lowered.graph)
     golden = _golden(images, meta.image_shape)
@@ -140,7 +140,7 @@ def export_run(run: Path, options: ExportOptions) -> Exported:
         macs=sum(op.macs for op in graph if isinstance(op, Conv2d | Linear)),
         issues=[str(issue) for issue in lowered.report.harmful],
         uses=format_uses(graph, lowered.report.issues),
-        note=note,
+        notes=[note for note in (missing, _other_format(meta, formats)) if note],
     )
 
 
@@ -174,6 +174,19 @@ def _print_uses(uses: Sequence[FormatUse]) -> None:
         "range used: the largest |constant| over the format's largest; smallest: bits left of the smallest "
         "|constant| that is not 0"
     )
+
+
+def _other_format(meta: Meta, formats: Formats) -> str:
+    """A note where the network was trained for other constants than these."""
+    from hwq.fixed import parse_format
+
+    trained = meta.recipe.get("fixed")
+    if not trained:
+        return ""
+    made_for = str(parse_format(trained["format"])), str(trained["round"]).upper()
+    if made_for == (str(formats.body), formats.rounding.value):
+        return ""
+    return f"trained for other constants: --fixed {made_for[0]} --round {made_for[1].lower()}"
 
 
 def _data_facts(meta: Meta, data: str | None) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors import torch as safetensors
 from torch import Tensor, nn
 
 from hwq.data import DataSpec
@@ -64,7 +64,7 @@ def save_checkpoint(path: Path, meta: Meta, model: nn.Module, state: dict[str, T
     tensors = {f"model.{k}": v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     tensors |= {f"state.{k}": v.detach().cpu().contiguous() for k, v in state.items()}
     header = {"hwq": json.dumps({"format": FORMAT, **asdict(meta), "policy": meta.policy.to_dict()})}
-    write_atomically(path, save(tensors, header))
+    write_atomically(path, safetensors.save(tensors, header))
 
 
 def find(path: Path) -> Path:
@@ -91,9 +91,11 @@ def load(path: Path) -> Checkpoint:
 def _read(path: Path) -> tuple[str | None, dict[str, Tensor]]:
     """(hwq's description, tensors) of a safetensors file; None for the file of another program."""
     try:
-        with safe_open(str(path), framework="pt") as stored:
-            header = (stored.metadata() or {}).get("hwq")
-            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+        # opened once: a training may replace it at any moment, and safetensors' reader of files opens twice
+        content = path.read_bytes()
+        tensors = safetensors.load(content)
+        facts = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        header = (facts.get("__metadata__") or {}).get("hwq")
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"{path}: not a readable checkpoint (truncated or damaged): {error}") from error
     return header, tensors

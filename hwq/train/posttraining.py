@@ -18,7 +18,7 @@ from hwq.errors import InputError
 from hwq.files import write_atomically
 from hwq.models import build
 from hwq.quant import Policy, Ranges, calibrate, estimate_norms, prepare
-from hwq.quant.bias import MEMORY, bytes_per_image, channel_means, correct_biases
+from hwq.quant.bias import channel_means, correct_biases, fitting
 from hwq.quant.dorefa import DoReFa
 from hwq.quant.modes import activations_floating, everything_floating
 from hwq.train.checkpoint import LAST, Meta, fill, load, load_weights, save_checkpoint
@@ -215,7 +215,7 @@ def quantise(
     with everything_floating(model):
         measure("float")
         if bias_correction:
-            few = _fitting(model, sample)
+            few = fitting(model, sample)
             wanted = channel_means(model, told(few, "float channel means"))
     with activations_floating(model):
         measure("weights quantised")
@@ -233,18 +233,6 @@ def quantise(
         uncorrected = correct_biases(model, few, wanted, progress=tell)
         measure("bias correction")
     return sum(map(len, few)), uncorrected
-
-
-def _fitting(model: fx.GraphModule, sample: Sequence[Tensor]) -> list[Tensor]:
-    """As many of the calibration images as bias correction may hold at once."""
-    room = max(1, MEMORY // bytes_per_image(model, sample[0][:1]))
-    few = []
-    for batch in sample:
-        few.append(batch[:room])
-        room -= len(few[-1])
-        if not room:
-            break
-    return few
 
 
 def requantise(

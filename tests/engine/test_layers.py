@@ -205,13 +205,14 @@ def test_narrow_requantisation_at_its_limits(compiled: Variant, rounding: Roundi
 def test_quotients_in_the_upper_half(
     compiled: Variant, channels: int, kind: IntType, rounding: Rounding
 ) -> None:
-    """31-bit multipliers, a residual factor of hundreds, every shift up to 32, codes of every size."""
+    """31-bit multipliers, residual factors up to thousands, shifts up to 32, codes of every size."""
     rng = np.random.default_rng(channels)
     pixels = pixels_input((5, 3, channels))
-    codes = spread("codes", pixels, IntType(bits=30, signed=True))
+    codes = spread("codes", pixels, IntType(bits=min(30, kind.bits), signed=True))
     fractions = [32 - i % 4 for i in range(channels)]
     largest = [((1 << 31 - i % 4) - 1) * (-1) ** i for i in range(channels)]
-    residual = [int(rng.choice([-1, 1])) * (i + 300) for i in range(channels)]
+    factor = min(9999, 1 + kind.hi // 999)  # outputs must not all saturate
+    residual = [int(rng.choice([-1, 1])) * (i % 3 + factor) for i in range(channels)]
     terms = [constants(33, largest, fractions), constants(33, residual, [0] * channels)]
     b = constants(33, [int(v) for v in rng.integers(-(1 << 31), 1 << 31, channels)], fractions)
     ops: list[Op] = [codes, pixels]

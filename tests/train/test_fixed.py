@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hwq.cli.export import ExportOptions, export_run
 from hwq.errors import InputError
 from hwq.lower import lower
 from hwq.quant import Policy
@@ -149,3 +150,16 @@ def test_a_float_tensor_is_named_before_training(tmp_path: Path) -> None:
     chosen = fixed_recipe(FixedPoint(format="16,8", epochs=2), policy=Policy(last="off"))
     with pytest.raises(InputError, match=r"codes everywhere.*linear"):
         run(chosen, tmp_path / "run")
+
+
+def test_an_export_for_other_constants_says_so(tmp_path: Path) -> None:
+    run(fixed_recipe(FixedPoint(format="16,4", round="trn"), epochs=0), tmp_path / "run")
+    for fixed, rounding, notes in (
+        ("16,4,RND,SAT", "trn", []),
+        ("16,auto", "trn", ["trained for other constants: --fixed 16,4 --round trn"]),
+        ("16,4", "rnd", ["trained for other constants: --fixed 16,4 --round trn"]),
+    ):
+        chosen = ExportOptions(
+            fixed=fixed, rounding=rounding, allow_lossy=True, out=tmp_path / fixed / rounding
+        )
+        assert export_run(tmp_path / "run", chosen).notes == notes

@@ -17,7 +17,7 @@ import torch
 from hwq.errors import InputError
 from hwq.models import build
 from hwq.quant import Policy
-from hwq.train import LAST, Interrupted, load, restore, resume_recipe, train
+from hwq.train import LAST, Interrupted, checkpoint, load, restore, resume_recipe, train
 from hwq.train.state import difference
 from tests.train.runs import DROPPING, FLOAT, STEPS, TINY, assert_same, metrics, recipe, run
 
@@ -227,3 +227,19 @@ def test_an_averaged_run_restores_as_its_average(tmp_path: Path) -> None:
     assert all("trained_accuracy" in row for row in rows)
     again = recipe(epochs=0, start=tmp_path / "run", policy=FLOAT)
     assert run(again, tmp_path / "again")[0].epochs == 0
+
+
+def test_a_reader_sees_one_file(halted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training that saves in the middle of a read: tensors and description are still of one moment."""
+    path, read = tmp_path / LAST, checkpoint.safetensors.load
+    path.write_bytes((halted / LAST).read_bytes())
+    wanted = load(path)
+
+    def slow(content: bytes) -> dict[str, torch.Tensor]:
+        path.write_bytes(b"the next one")
+        return read(content)
+
+    monkeypatch.setattr(checkpoint.safetensors, "load", slow)
+    found = load(path)
+    assert found.meta == wanted.meta
+    assert all(torch.equal(v, wanted.model[k]) for k, v in found.model.items())
