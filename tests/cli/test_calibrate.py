@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from hwq.models import build
-from hwq.quant import ACT_METHODS, WEIGHT_METHODS
+from hwq.quant import ACT_METHODS, WEIGHT_METHODS, bias
 from hwq.train import load, read_recipe, restore
 from hwq.train import posttraining as module
 from hwq.train.checkpoint import load_weights
@@ -197,8 +197,8 @@ def test_every_method_is_calibrated_and_is_a_start(weights: str, acts: str, tmp_
 def test_bias_correction_takes_as_many_images_as_fit(
     floating: Path, tmp_path: Path, hwq: Hwq, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MEMORY", 300 * 1000 + 999)
-    monkeypatch.setattr(module, "bytes_per_image", lambda model, image: 1000)
+    monkeypatch.setattr(bias, "MEMORY", 300 * 1000 + 999)
+    monkeypatch.setattr(bias, "bytes_per_image", lambda model, image: 1000)
     done = hwq("calibrate", floating, "--images", 512, "--test-images", 20, "--out", tmp_path / "run")
     assert done.code == 0, done.err
     assert "bias correction used 300 images" in done.out
