@@ -258,9 +258,8 @@ class _Walk:
             value = _pending(value)
         if isinstance(value, _Pending):
             return replace(value, then=(*value.then, node))
-        if isinstance(value, _Image):
-            return replace(value, node=self._copy(node))
-        return replace(value, node=self._copy(node))
+        moved: _Image | _Codes = replace(value, node=self._copy(node))
+        return moved
 
     # -- where sums end
 

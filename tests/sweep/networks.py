@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +26,15 @@ REALS = [(1.0, -128.0), (0.61803, 0.3), (0.5, 0.0)]
 """(M, B) of three requantisations in a row: input, body, logits."""
 
 
-def three_steps(form: ConstantFormat, classes: int = 2) -> Candidate:
-    """pixels (1, 1, classes) -> three requantisations, the second in `form` -> output."""
-    spec = TensorSpec(shape=(1, 1, classes), type=U8, scale=1.0)
+def chain(
+    reals: Sequence[tuple[float, float]], forms: Sequence[ConstantFormat], channels: int
+) -> tuple[Graph, dict[str, RealConstants]]:
+    """pixels (1, 1, channels) -> r0 -> r1 ... -> output, and each one's real (M, B)."""
+    spec = TensorSpec(shape=(1, 1, channels), type=U8, scale=1.0)
     ops: list[Any] = [Input(name="pixels", inputs=(), out=spec)]
     real = {}
-    for i, (m, b) in enumerate(REALS):
+    for i, ((m, b), used) in enumerate(zip(reals, forms, strict=True)):
         name = f"r{i}"
-        used = AutoFormat(40) if i != 1 else form
         requant = Requant(
             terms=(used.quantize(np.array([m]), bias=False),),
             bias=used.quantize(np.array([b]), bias=True),
@@ -43,9 +45,15 @@ def three_steps(form: ConstantFormat, classes: int = 2) -> Candidate:
         out = TensorSpec(shape=spec.shape, type=S8, scale=1.0)
         ops.append(Requantize(name=name, inputs=(ops[-1].name,), out=out, requant=requant))
         real[name] = RealConstants(terms=(np.array([m]),), bias=np.array([b]))
-    ops.append(Output(name="out", inputs=("r2",), out=ops[-1].out))
-    graph = Graph(name="three", ops=tuple(ops))
+    ops.append(Output(name="out", inputs=(ops[-1].name,), out=ops[-1].out))
+    graph = Graph(name="chain", ops=tuple(ops))
     verify(graph)
+    return graph, real
+
+
+def three_steps(form: ConstantFormat, classes: int = 2) -> Candidate:
+    """Three requantisations, the second in `form`."""
+    graph, real = chain(REALS, (AutoFormat(40), form, AutoFormat(40)), classes)
     return Candidate(graph=graph, real=real, saturated=1, vanished=2, harmful=Counter(r1=3))
 
 

@@ -12,10 +12,9 @@ import pytest
 
 from hwq.errors import InputError
 from hwq.fixed import AutoFormat, parse_format
-from hwq.ir import Graph, Input, Output, Requant, Requantize, TensorSpec
-from hwq.lower import RealConstants
+from hwq.ir import Graph, Requantize
 from hwq.sweep import Candidate, Network, Point, Store, Sweep, search
-from tests.sweep.networks import EDGE, S8, U8
+from tests.sweep.networks import EDGE, chain
 
 REALS = [(1.0, -128.0), (0.61803, 0.3), (1.4142, -0.7), (0.91377, 2.6181), (0.7131, 0.0)]
 PALETTE = ["24,auto", "5,auto", "3,auto"]
@@ -24,23 +23,9 @@ PALETTE = ["24,auto", "5,auto", "3,auto"]
 def lower(point: Point) -> Candidate:
     """A chain of five requantisations, of which the three inner ones are the body's."""
     formats = point.formats(EDGE)
-    spec = TensorSpec(shape=(1, 1, 6), type=U8, scale=1.0)
-    ops: list[Any] = [Input(name="pixels", inputs=(), out=spec)]
-    real = {}
-    for i, (m, b) in enumerate(REALS):
-        used = formats.of((f"r{i}",)) if 0 < i < 4 else AutoFormat(40)
-        requant = Requant(
-            terms=(used.quantize(np.array([m]), bias=False),),
-            bias=used.quantize(np.array([b]), bias=True),
-            out=S8,
-            lo=S8.lo,
-            hi=S8.hi,
-        )
-        out = TensorSpec(shape=spec.shape, type=S8, scale=1.0)
-        ops.append(Requantize(name=f"r{i}", inputs=(ops[-1].name,), out=out, requant=requant))
-        real[f"r{i}"] = RealConstants(terms=(np.array([m]),), bias=np.array([b]))
-    ops.append(Output(name="out", inputs=("r4",), out=ops[-1].out))
-    return Candidate(graph=Graph(name="chain", ops=tuple(ops)), real=real)
+    forms = [formats.of((f"r{i}",)) if 0 < i < 4 else AutoFormat(40) for i in range(5)]
+    graph, real = chain(REALS, forms, 6)
+    return Candidate(graph=graph, real=real)
 
 
 def network(error_images: int = 300) -> Network:
