@@ -91,7 +91,7 @@ class SweepOptions:
 @click.option(
     "--error-images",
     type=click.IntRange(min=0),
-    default=1000,
+    default=250,
     show_default=True,
     help="Images for the layers' code errors; accuracy is of all.",
 )

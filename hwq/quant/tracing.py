@@ -97,8 +97,6 @@ class _Tracer(fx.Tracer):
     inside: paths of the modules whose forward is being traced; after a failure, of the one that failed.
     """
 
-    record_stack_traces = True
-
     def __init__(self) -> None:
         super().__init__()
         self.inside: list[str] = []
@@ -108,6 +106,15 @@ class _Tracer(fx.Tracer):
         result = super().call_module(m, forward, args, kwargs)
         self.inside.pop()
         return result
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        # as torch's `record_stack_traces` does, which imports its compiler first: seconds of every command
+        node = super().create_node(*args, **kwargs)
+        calls = [(frame.f_code, line) for frame, line in traceback.walk_stack(None)]
+        node.stack_trace = "\n".join(
+            f'File "{code.co_filename}", line {line}, in {code.co_name}' for code, line in reversed(calls)
+        )
+        return node
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, tuple(_MODULES)) or super().is_leaf_module(m, module_qualified_name)

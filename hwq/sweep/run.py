@@ -52,7 +52,7 @@ class Network:
         labels: npt.NDArray[np.int64],
         *,
         off_bits: int | None = None,
-        error_images: int = 1000,
+        error_images: int = 250,
     ) -> Network:
         """With the images in an order in which `error_images` of them, spread over all, come first."""
         few = min(error_images, len(pixels))
