@@ -41,6 +41,7 @@ fuzz: check $(VENV)/.installed-dev
 
 bench: check $(VENV)/.installed-bench
 	@$(BIN)/python -m benchmarks.simulate
+	@$(BIN)/python -m benchmarks.engine --hls4ml
 	@$(BIN)/python -m benchmarks.hls
 	@$(BIN)/python -m benchmarks.training
 

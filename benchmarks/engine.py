@@ -1,6 +1,6 @@
-"""The native engine beside torch, onnxruntime and qonnx's executor: ResNet-20, CIFAR shape, one thread.
+"""The native engine beside torch, onnxruntime, qonnx's executor and hls4ml: ResNet-20, 32x32, one thread.
 
-    python -m benchmarks.engine [--images 256] [--rounds 5] [--project FOLDER]
+    python -m benchmarks.engine [--images 256] [--rounds 5] [--project FOLDER] [--hls4ml]
 
 Prints markdown tables: images per CPU-second, best of the rounds, the peers taking turns, so that a busy
 machine slows them alike; then the native engine's latency, its threads and its memory. Weights are random
@@ -25,6 +25,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import torch
 
+from benchmarks.hls import measure_hls4ml, resnet20
 from benchmarks.simulate import SHAPE, Run, float_torch, lowered, onnx_models, onnxruntime
 from hwq.engine import CpuPath, Engine, audit, best_path
 from hwq.errors import ToolError
@@ -188,6 +189,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--project", type=Path, help="An exported project instead of a random ResNet-20.")
+    parser.add_argument("--hls4ml", action="store_true", help="Also its C++ of a plain ResNet-20, a minute.")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -213,6 +215,10 @@ def main() -> None:
     print("|---|---|---|")
     for name, rate in found.items():
         print(f"| {name} | {rate:,.0f} | {f'{rate / base:.2f}' if base else ''} |")
+    if options.hls4ml:
+        row = measure_hls4ml("ResNet-20", resnet20(), SHAPE, 0, 4)
+        note = f"after {row.compile:.0f} CPU-s of compiling, for every width"
+        print(f"| {row.tool} ({note}) | {row.rate:.2f} | {f'{row.rate / base:.5f}' if base else ''} |")
     first = next(iter(made.values()))
     assert isinstance(first, Engine)
     with tempfile.TemporaryDirectory() as folder:

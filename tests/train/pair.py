@@ -17,11 +17,16 @@ from hwq.quant import Policy
 from hwq.train import Interrupted, Normalise, World, joined, loop, resume_recipe, state, train
 from hwq.train.batches import Batches
 from hwq.train.distill import fingerprint
+from hwq.train.fixedpoint import FixedPoint
 from hwq.train.syncnorm import share_norms
 from tests.train.runs import DIGITS, FLOAT, Watch, recipe, sample
 
 RUN: dict[str, Any] = {"policy": FLOAT, "ema": 0.9, "optimiser": "adamw", "batch": 255}
 UNEVEN: dict[str, Any] = {"policy": FLOAT, "batch": 15, "lr": 0.5, "momentum": 0.0}
+FIXED: dict[str, Any] = {
+    "policy": Policy(weight_bits=4, act_bits=6, weight_method="uniform", act_method="uniform"),
+    "fixed": FixedPoint(format="12,5"),
+}
 OWN_NORMS: dict[str, Any] = {"sync_bn": False, "policy": Policy(weight_bits=4, act_bits=4), "epochs": 1}
 
 
@@ -38,6 +43,7 @@ def main(out: Path) -> None:
             "rest": _train(world, out / "parts", resume=True, **RUN),
             "uneven": _train(world, out / "uneven", at=3, **UNEVEN),
             "own": _train(world, out / "own", **OWN_NORMS),
+            "fixed": _train(world, out / "fixed", **FIXED),
             "written": written,
             "weights": weights,
         }

@@ -13,6 +13,7 @@ import torch
 from hwq.data import DataSpec, Images, load_split
 from hwq.quant import Policy
 from hwq.train import Recipe, Result, Schedule, Silent, load, train
+from hwq.train.fixedpoint import FixedPoint
 
 DIGITS = DataSpec(name="digits")
 FLOAT = Policy.floating()
@@ -22,7 +23,12 @@ STEPS = 5
 
 
 def recipe(
-    *, model: str = TINY, policy: Policy | None = None, start: Path | None = None, **changes: Any
+    *,
+    model: str = TINY,
+    policy: Policy | None = None,
+    start: Path | None = None,
+    fixed: FixedPoint | None = None,
+    **changes: Any,
 ) -> Recipe:
     """Two epochs of five steps."""
     schedule = {"epochs": 2, "batch": 256, "lr": 0.02, "augment": "crop", "pad": 1, "calibrate": 32}
@@ -31,6 +37,7 @@ def recipe(
         data=DIGITS,
         policy=policy or Policy(),
         train=Schedule(**{**schedule, **changes}),
+        fixed=fixed,
         init_from=None if start is None else str(start),
     )
 

@@ -16,10 +16,10 @@ import torch
 from PIL import Image
 
 from hwq.errors import InputError
-from hwq.train import Interrupted, Silent, World, joined, train
+from hwq.train import Interrupted, Silent, World, joined, load, train
 from hwq.train.start import start
-from tests.train.pair import OWN_NORMS, RUN, UNEVEN
-from tests.train.runs import Watch, assert_same, metrics, recipe, run, sample
+from tests.train.pair import FIXED, OWN_NORMS, RUN, UNEVEN
+from tests.train.runs import STEPS, Watch, assert_same, metrics, recipe, run, sample
 
 ROOT = Path(__file__).parents[2]
 
@@ -63,11 +63,11 @@ def test_batch_norms_see_the_whole_batch(pair: tuple[Path, list[dict[str, Any]]]
 
 def test_every_process_holds_the_same_network_and_one_writes(pair: tuple[Path, list[dict[str, Any]]]) -> None:
     first, second = pair[1]
-    assert len(first["weights"]) == 2 + 2 + 1
+    assert len(first["weights"]) == 2 + 2 + 1 + 2
     assert first["weights"] == second["weights"]
     assert first["whole"]["losses"] == second["whole"]["losses"]
     assert second["written"] == []
-    assert first["written"].count("checkpoint.safetensors") == 3 + 4 + 2 + 2
+    assert first["written"].count("checkpoint.safetensors") == 3 + 4 + 2 + 2 + 3
 
 
 def test_losses_are_those_of_one_process(pair: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
@@ -86,6 +86,20 @@ def test_losses_are_those_of_one_process(pair: tuple[Path, list[dict[str, Any]]]
     # with batch norms of their own the first loss already differs, by the noise of half a batch
     assert own[0] != pytest.approx(losses[0], rel=1e-4)
     assert own == pytest.approx(losses, rel=0.1)
+
+
+def test_constants_in_fixed_point_are_trained_together(
+    pair: tuple[Path, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    out, (first, second) = pair
+    result, losses = run(recipe(**FIXED), tmp_path / "one")
+    stored, own = load(out / "fixed"), load(tmp_path / "one")
+    assert stored.meta.policy == own.meta.policy != recipe(**FIXED).policy  # scales were chosen
+    assert stored.meta.accuracy.keys() == result.stages.keys() == {"fake_quant", "fixed"}
+    assert first["fixed"]["losses"] == second["fixed"]["losses"]
+    assert first["fixed"]["losses"][:STEPS] == pytest.approx(losses[:STEPS], rel=1e-4)
+    # scales chosen from a network whose last bits differ may be others
+    assert first["fixed"]["losses"][STEPS:] == pytest.approx(losses[STEPS:], rel=0.1)
 
 
 def test_an_interrupt_of_one_stops_all_and_they_go_on_exactly(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ W4 = Policy(weight_bits=4, act_bits=6, weight_method="uniform", act_method="unif
 def fixed_recipe(
     fixed: FixedPoint, *, policy: Policy = W4, start: Path | None = None, **changes: Any
 ) -> Recipe:
-    return replace(recipe(policy=policy, start=start, **changes), fixed=fixed)
+    return recipe(policy=policy, start=start, fixed=fixed, **changes)
 
 
 def integer_accuracy(run_: Path, fixed: FixedPoint) -> float:
