@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -152,6 +155,17 @@ class _Branching(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.conv(x) if x.sum() > 0 else x
+
+
+def test_tracing_leaves_torchs_compiler_alone() -> None:
+    """Which takes as long to import as all the rest of a command."""
+    code = (
+        "import sys, torch\nfrom hwq.models import build\nfrom hwq.quant import Policy, prepare\n"
+        "before = set(sys.modules)\nprepare(build('mlp', (8, 8, 1), 10), Policy(), (8, 8, 1))\n"
+        "print([m for m in set(sys.modules) - before if m in ('torch._dynamo', 'torch._inductor')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_unsupported_names_path_and_line() -> None:
