@@ -181,8 +181,8 @@ def random_formats(seed: int) -> Formats:
     return Formats(body=parse_format(body), edge=edge, rounding=rounding)
 
 
-def lowered_net(seed: int) -> Graph:
-    """The integer graph of a seed's network, calibrated on noise."""
+def lowered_net(seed: int, formats: Formats | None = None) -> Graph:
+    """The integer graph of a seed's network, calibrated on noise. formats: default those of the seed."""
     net = random_net(seed)
     prepared = prepare(net, random_policy(seed), net.shape)
     height, width, channels = net.shape
@@ -194,7 +194,7 @@ def lowered_net(seed: int) -> Graph:
         shape=(channels, height, width),
         mean=[0.5] * channels,
         std=[0.25] * channels,
-        formats=random_formats(seed),
+        formats=formats or random_formats(seed),
         allow_lossy=True,
         name=f"torch{seed}",
     ).graph

@@ -33,6 +33,8 @@ from hwq.simulate import ExactPath, exact_paths, storage_dtype
 
 MAX_TERMS = 2
 """Terms of a requantisation that the vector kernel takes."""
+MAX_DOUBT = 1 << 28
+"""Of `Cut.doubt`, out of 2^32: past it about half of all vectors are computed twice, and LONG is as fast."""
 
 
 class Stored(IntEnum):
@@ -59,8 +61,9 @@ class Method(IntEnum):
     DEPTHWISE = 5
     NARROW = 6
     HIGH = 7
-    LONG = 8
-    WIDE = 9
+    FILTERED = 8
+    LONG = 9
+    WIDE = 10
 
 
 ALL = frozenset(Method)
@@ -70,11 +73,12 @@ FALLBACKS = frozenset({Method.NONE, Method.PLAIN, Method.LONG, Method.WIDE})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """An op's method, how its output is held, and max|output|."""
+    """An op's method, how its output is held, and max|output|. cut: the constants of HIGH and FILTERED."""
 
     method: Method
     stored: Stored
     bound: int
+    cut: Cut | None = None
 
 
 def choose(
@@ -99,12 +103,12 @@ def choose(
             stored = sources[0].stored  # the same codes, or the very same memory
         else:
             stored = _stored(op, bound, positive[op.name])
-        method = Method.NONE
+        method, cut = Method.NONE, None
         if isinstance(op, Conv2d | Linear):
             method = _sum_method(op, sources[0], paths[op.name], allowed, lanes, has_bytes)
         elif isinstance(op, Requantize):
-            method = _requant_method(op, [s.bound for s in sources], stored, allowed)
-        choices[op.name] = Choice(method=method, stored=stored, bound=bound)
+            method, cut = _requant_method(op, [s.bound for s in sources], stored, allowed)
+        choices[op.name] = Choice(method=method, stored=stored, bound=bound, cut=cut)
     return choices
 
 
@@ -178,23 +182,26 @@ def _winograd(op: Conv2d, source: Choice, largest: int, path: ExactPath, lanes: 
     return shape and exact and worth
 
 
-def _requant_method(op: Requantize, bounds: list[int], stored: Stored, allowed: frozenset[Method]) -> Method:
+def _requant_method(
+    op: Requantize, bounds: list[int], stored: Stored, allowed: frozenset[Method]
+) -> tuple[Method, Cut | None]:
     a = op.requant.alignment
     largest = max(int(np.abs(m).max()) for m in a.multipliers)
     total = _reach(a.bias + a.half, a.multipliers, bounds)
     quotient = int(max(total >> a.fraction.astype(object))) + 1
     narrow = len(bounds) <= MAX_TERMS and max(*bounds, quotient) < 1 << 31 and stored <= Stored.S32
+    cut = Cut.of(op, bounds) if narrow else None
+    if cut and not cut.doubt.any() and Method.HIGH in allowed:
+        return Method.HIGH, cut
     # one bit to spare, so that no order of the terms matters
-    if narrow and Method.HIGH in allowed and _high(op, bounds):
-        return Method.HIGH
     reach = int(max(total))
     if narrow and largest < 1 << 31 and reach < 1 << 62 and Method.NARROW in allowed:
-        return Method.NARROW
-    if max(reach, largest) < 1 << 62:
-        return Method.LONG
-    if max(reach, largest) < 1 << 126:
-        return Method.WIDE
-    raise _too_wide(op, f"its sums reach {reach.bit_length()} bits")
+        return Method.NARROW, None
+    if max(reach, largest) >= 1 << 126:
+        raise _too_wide(op, f"its sums reach {reach.bit_length()} bits")
+    if cut and max(cut.doubt) < MAX_DOUBT and Method.FILTERED in allowed:
+        return Method.FILTERED, cut
+    return (Method.LONG if max(reach, largest) < 1 << 62 else Method.WIDE), None
 
 
 def _reach(bias: Any, multipliers: Sequence[Any], bounds: Sequence[int]) -> Any:
@@ -206,37 +213,40 @@ def _reach(bias: Any, multipliers: Sequence[Any], bounds: Sequence[int]) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
-class High:
-    """Constants whose sum's upper half is the quotient: those of `Requant.alignment` times 2^(32 - F).
+class Cut:
+    """Constants whose sum's upper half is the quotient, or seldom one more: those of `Requant.alignment`
+    times 2^(32 - F), in 31 and 63 bits.
 
     multipliers: a term each; the second one's lack a factor 2^lift, which its codes take instead.
+    doubt: a channel each. Whatever the codes, the sum of the uncut constants is at least sum - doubt, and
+    less than sum + 1. So their quotients are equal where the sum's lower half is at least `doubt`: taking
+    `doubt` off, or adding less than 1, then leaves its upper half as it is.
     """
 
     multipliers: tuple[npt.NDArray[np.object_], ...]
     bias: npt.NDArray[np.object_]
     lift: int
+    doubt: npt.NDArray[np.object_]
 
     @staticmethod
-    def of(op: Requantize) -> High | None:
-        """The constants, or None where a quotient has more than 32 fraction bits, or M more than 31."""
-        a = op.requant.alignment
-        if int(a.fraction.max()) > 32:
+    def of(op: Requantize, bounds: Sequence[int]) -> Cut | None:
+        """The constants for codes within +-bounds, or None where codes or sums grow too wide."""
+        a, top = op.requant.alignment, (1 << 31) - 1
+        up, down = (np.maximum(n, 0).astype(object) for n in (32 - a.fraction, a.fraction - 32))
+        whole = [m << up for m in a.multipliers]  # in units of 2^-down
+        lifts = [0] * len(whole)
+        if len(whole) == 2:
+            lifts[1] = max(0, int(max(np.abs(whole[1]) >> down)).bit_length() - 31)
+        multipliers, off = [], down * 0
+        for m, lift, bound in zip(whole, lifts, bounds, strict=True):
+            digits = down + lift
+            nearest = np.clip((m + (1 << digits >> 1)) >> digits, -top, top)
+            multipliers.append(nearest)
+            off = off + np.abs(m - (nearest << digits)) * bound
+        # the multipliers put the sum off by at most `most`, and the bias puts it less than 1 too low
+        most = -(-off >> down)
+        bias = ((a.bias + a.half) << up >> down) + most
+        lifted = [bound << lift for bound, lift in zip(bounds, lifts, strict=True)]
+        if max(lifted) >= 1 << 31 or int(max(_reach(bias, multipliers, lifted))) >= 1 << 62:
             return None
-        up = (32 - a.fraction).astype(object)
-        multipliers = [m << up for m in a.multipliers]
-        lift = max(0, int(np.abs(multipliers[-1]).max()).bit_length() - 31) if len(multipliers) == 2 else 0
-        if lift:
-            if (multipliers[1] & ((1 << lift) - 1)).any():
-                return None
-            multipliers[1] = multipliers[1] >> lift
-        if max(int(np.abs(m).max()) for m in multipliers) >= 1 << 31:
-            return None
-        return High(tuple(multipliers), (a.bias + a.half) << up, lift)
-
-
-def _high(op: Requantize, bounds: Sequence[int]) -> bool:
-    high = High.of(op)
-    if high is None:
-        return False
-    lifted = [*bounds[:1], *(bound << high.lift for bound in bounds[1:])]
-    return max(lifted) < 1 << 31 and int(max(_reach(high.bias, high.multipliers, lifted))) < 1 << 62
+        return Cut(tuple(multipliers), bias, lifts[-1], 2 * most)

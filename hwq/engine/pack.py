@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hwq.engine.methods import High, Method
+from hwq.engine.methods import Choice, Method
 from hwq.ir import Conv2d, Linear, Requantize
 
 Packed = npt.NDArray[Any]
@@ -89,20 +89,15 @@ def wide_factors(op: Requantize, method: Method) -> bool:
     return method is Method.WIDE and largest >= 1 << 63
 
 
-def lift(op: Requantize, method: Method) -> int:
-    """The engine's `lift`."""
-    high = High.of(op) if method is Method.HIGH else None
-    return high.lift if high else 0
-
-
-def requantisation(op: Requantize, method: Method, lanes: int) -> dict[str, Packed]:
-    """The engine's `multipliers` and `bias`; all but HIGH also have `shift`, and NARROW `minus`."""
-    a, channels = op.requant.alignment, op.out.channels
-    if method is Method.HIGH:
-        high = High.of(op)
-        assert high is not None, "chosen without looking"
-        spread = [np.broadcast_to(values, (channels,)) for values in (*high.multipliers, high.bias)]
-        return _vectors(spread[:-1], spread[-1], np.int64, lanes)
+def requantisation(op: Requantize, choice: Choice, lanes: int) -> dict[str, Packed]:
+    """`multipliers` and `bias`; `doubt` for HIGH and FILTERED, else `shift`; for NARROW also `minus`."""
+    a, channels, method = op.requant.alignment, op.out.channels, choice.method
+    width = _round_up(channels, lanes)
+    if choice.cut:
+        constants = (*choice.cut.multipliers, choice.cut.bias, choice.cut.doubt)
+        *terms, bias, doubt = (np.broadcast_to(values, (channels,)) for values in constants)
+        # past the last channel there is no doubt
+        return {**_vectors(terms, bias, np.int64, lanes), "doubt": _padded(doubt, (width,), np.uint32)}
     terms = [np.broadcast_to(m, (channels,)) for m in a.multipliers]
     bias = np.broadcast_to(a.bias + a.half, (channels,))
     # a deeper shift of a sum of that many bits leaves its sign alone, as this one does
@@ -115,7 +110,6 @@ def requantisation(op: Requantize, method: Method, lanes: int) -> dict[str, Pack
             "bias": _wide(bias) if method is Method.WIDE else bias.astype(np.int64),
             "shift": shift,
         }
-    width = _round_up(channels, lanes)
     return {
         **_vectors(terms, bias + (1 << 63), np.uint64, lanes),
         "shift": _even_first(_padded(shift, (width,), np.int64), lanes),

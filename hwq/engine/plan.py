@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any
 
@@ -29,7 +29,7 @@ from hwq.ir import (
 )
 from hwq.simulate import storage_dtype
 
-ABI = 2
+ABI = 3
 """Of `Op`, `Audit` and the packed layouts; sim/engine/engine.cpp states the same."""
 
 
@@ -90,6 +90,8 @@ class EngineOp(ctypes.Structure):
         ("bias", ctypes.c_void_p),
         ("shift", ctypes.c_void_p),
         ("minus", ctypes.c_void_p),
+        ("doubt", ctypes.c_void_p),
+        ("exact", ctypes.c_void_p),
         ("lo", ctypes.c_int64),
         ("hi", ctypes.c_int64),
     )
@@ -140,7 +142,7 @@ class Plan:
     ops: ctypes.Array[EngineOp]
     index: Mapping[str, int]
     sums: dict[str, PackedSum]
-    _alive: list[npt.NDArray[Any]] = field(default_factory=list)
+    _alive: list[Any] = field(default_factory=list)
 
     @staticmethod
     def of(graph: Graph, choices: Mapping[str, Choice], lanes: int, earlier: Plan | None = None) -> Plan:
@@ -156,11 +158,7 @@ class Plan:
                 old = earlier.sums.get(op.name) if earlier else None
                 plan._fill_sum(into, op, choices[op.name].method, choices[op.inputs[0]], lanes, old)
             elif isinstance(op, Requantize):
-                method = choices[op.name].method
-                plan._point(into, pack.requantisation(op, method, lanes))
-                into.wide, into.lift = pack.wide_factors(op, method), pack.lift(op, method)
-                top = _limit(method)
-                into.lo, into.hi = (min(max(v, -top), top) for v in (op.requant.lo, op.requant.hi))
+                plan._fill_requant(into, op, choices[op.name], lanes)
         return plan
 
     def _fill(self, into: EngineOp, op: Op, graph: Graph, choices: Mapping[str, Choice]) -> None:
@@ -203,6 +201,19 @@ class Plan:
         into.wide = wide
         into.flip = 0x80 if method is Method.BYTES and signed else 0
 
+    def _fill_requant(self, into: EngineOp, op: Requantize, choice: Choice, lanes: int) -> None:
+        method = into.method = choice.method
+        self._point(into, pack.requantisation(op, choice, lanes))
+        into.wide = pack.wide_factors(op, method)
+        into.lift = choice.cut.lift if choice.cut else 0
+        top = _limit(method)
+        into.lo, into.hi = (min(max(v, -top), top) for v in (op.requant.lo, op.requant.hi))
+        if method is Method.FILTERED:
+            exact = EngineOp.from_buffer_copy(into)
+            self._fill_requant(exact, op, replace(choice, method=Method.WIDE, cut=None), lanes)
+            self._alive.append(exact)
+            into.exact = ctypes.addressof(exact)
+
     def _point(self, into: EngineOp, arrays: Mapping[str, npt.NDArray[Any] | None]) -> None:
         for name, array in arrays.items():
             if array is not None:
@@ -211,5 +222,5 @@ class Plan:
 
 
 def _limit(method: Method) -> int:
-    """Quotients of NARROW and HIGH are proved to lie within 31 bits, so limits beyond them say nothing."""
-    return (1 << 31) - 1 if method in (Method.NARROW, Method.HIGH) else (1 << 63) - 1
+    """Quotients of the vector methods are proved to lie within 31 bits, so limits beyond them say nothing."""
+    return (1 << 31) - 1 if method in (Method.NARROW, Method.HIGH, Method.FILTERED) else (1 << 63) - 1

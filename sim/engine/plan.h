@@ -22,6 +22,7 @@ enum class Method : int32_t {
   DEPTHWISE, // a channel each, int32
   NARROW,    // requantisation: 32x32-bit products, 64-bit sums, 32-bit quotients; one or two terms
   HIGH,      // NARROW with 2^32 as divisor in every channel: the quotient is the sum's upper half
+  FILTERED,  // HIGH with constants cut to its widths; quotients that these leave in doubt are computed again, WIDE
   LONG,      // 64-bit products and sums
   WIDE       // 128-bit products and sums
 };
@@ -36,13 +37,15 @@ struct Op {
   int32_t before;     // CHANNEL_PAD
   int32_t flip;       // BYTES: what turns codes into u8 by exclusive or: 0x80 for signed ones, else 0
   int32_t kept_bytes; // of a code where Python keeps the output: 1, 2, 4 or 8
-  int32_t lift;       // HIGH: bits that the second term's codes are shifted left by
+  int32_t lift;       // HIGH, FILTERED: bits that the second term's codes are shifted left by
   int32_t wide;       // PLAIN: codes and weights of 64 bits, else 32; WIDE: multipliers of 128 bits, else 64
   const int32_t *input; // indices of earlier ops
   const void *weights;
   const int32_t *start; // accumulators' first values, or null for 0
   const void *multipliers, *bias, *shift;
   const int32_t *minus;
+  const uint32_t *doubt;
+  const Op *exact; // FILTERED: the same op for WIDE
   int64_t lo, hi;
 };
 

@@ -63,6 +63,12 @@ inline Sums multiply_add(Sums s, Vec x, Vec m) {
 inline Vec high(Sums s) { // upper halves
   return _mm256_blend_epi32(_mm256_srli_epi64(s.even, 32), s.odd, 0xAA);
 }
+inline Vec low(Sums s) { // lower halves
+  return _mm256_blend_epi32(s.even, _mm256_slli_epi64(s.odd, 32), 0xAA);
+}
+inline bool any_below(Vec a, Vec b) { // in any lane, unsigned
+  return _mm256_movemask_epi8(_mm256_cmpeq_epi32(_mm256_max_epu32(a, b), a)) != -1;
+}
 inline Vec shifted(Sums s, Sums by) { // low halves of the logical shifts
   const Vec even = _mm256_srlv_epi64(s.even, by.even), odd = _mm256_srlv_epi64(s.odd, by.odd);
   return _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xAA);

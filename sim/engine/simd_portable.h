@@ -91,6 +91,18 @@ inline Vec high(Sums s) {
   }
   return v;
 }
+inline Vec low(Sums s) {
+  Vec v = {};
+  for (int i = 0; i < 2; ++i) {
+    v[2 * i] = static_cast<int32_t>(s.even[i]);
+    v[2 * i + 1] = static_cast<int32_t>(s.odd[i]);
+  }
+  return v;
+}
+inline bool any_below(Vec a, Vec b) {
+  const Vec below = Bits(a) < Bits(b);
+  return (below[0] | below[1] | below[2] | below[3]) != 0;
+}
 inline Vec shifted(Sums s, Sums by) {
   Vec v = {};
   for (int i = 0; i < 2; ++i) {

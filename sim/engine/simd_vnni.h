@@ -70,6 +70,8 @@ inline Sums multiply_add(Sums s, Vec x, Vec m) {
   return s;
 }
 inline Vec high(Sums s) { return _mm512_mask_blend_epi32(0xAAAA, _mm512_srli_epi64(s.even, 32), s.odd); }
+inline Vec low(Sums s) { return _mm512_mask_blend_epi32(0xAAAA, s.even, _mm512_slli_epi64(s.odd, 32)); }
+inline bool any_below(Vec a, Vec b) { return _mm512_cmple_epu32_mask(b, a) != 0xFFFF; }
 inline Vec shifted(Sums s, Sums by) {
   const Vec even = _mm512_srlv_epi64(s.even, by.even), odd = _mm512_srlv_epi64(s.odd, by.odd);
   return _mm512_mask_blend_epi32(0xAAAA, even, _mm512_slli_epi64(odd, 32));

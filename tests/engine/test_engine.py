@@ -45,7 +45,12 @@ from tests.engine.conftest import (
 from tests.graphs import changed_weight, graphs, random_pixels, seeded_graph
 from tests.nets import lowered_net
 
-METHODS = st.sampled_from([ALL, ALL - {Method.HIGH}, ALL - {Method.HIGH, Method.NARROW}, FALLBACKS])
+SLOWER = (
+    ALL - {Method.HIGH},
+    ALL - {Method.HIGH, Method.NARROW},
+    ALL - {Method.HIGH, Method.NARROW, Method.FILTERED},
+)
+METHODS = st.sampled_from([ALL, *SLOWER, FALLBACKS])
 VECTOR = ("avx2", "vnni", "portable")
 
 

@@ -92,7 +92,9 @@ def layer(seed: int) -> Graph:
 
 
 @pytest.mark.parametrize(
-    "methods", [ALL, FALLBACKS | {Method.WORDS, Method.NARROW}, FALLBACKS], ids=["all", "words", "plain"]
+    "methods",
+    [ALL, FALLBACKS | {Method.WORDS, Method.NARROW}, ALL - {Method.HIGH, Method.NARROW}, FALLBACKS],
+    ids=["all", "words", "filtered", "plain"],
 )
 def test_layers(compiled: Variant, methods: frozenset[Method]) -> None:
     """Ragged last batches, three images in one go and alone."""

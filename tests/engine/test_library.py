@@ -226,6 +226,7 @@ _SANITISED = """
 from hwq.engine import CpuPath, Engine
 from hwq.engine.methods import ALL, FALLBACKS
 from tests.engine.conftest import extreme_pixels
+from tests.engine.test_filtered import ONLY, SETTINGS, edge_case
 from tests.engine.test_layers import layer
 from tests.graphs import random_pixels, seeded_graph
 flags = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
@@ -236,6 +237,9 @@ for seed in range(30):
             engine = Engine(graph, 1, CpuPath("{path}"), methods, flags)
             engine.run(pixels(graph, 4, seed), keep="all", batch=3)
             engine.run(pixels(graph, 4, seed))
+for setting in SETTINGS:
+    case = edge_case(*setting)
+    Engine(case.graph, 1, CpuPath("{path}"), ONLY, flags).run(case.pixels)
 print("clean")
 """
 
