@@ -96,6 +96,7 @@ def qonnx(content: bytes) -> Run:
     from qonnx.transformation.infer_shapes import InferShapes
 
     plain = onnx.load_from_string(content)
+    onnx.IR_VERSION = plain.ir_version  # of the models it makes of nodes: onnxruntime reads older ones
     del plain.graph.value_info[:]  # shapes of any batch: qonnx wants known ones
     for value in (*plain.graph.input, *plain.graph.output):
         value.type.tensor_type.shape.dim[0].dim_value = QONNX_IMAGES
