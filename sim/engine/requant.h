@@ -68,8 +68,9 @@ inline auto broad_of(const Op &op) {
 }
 
 // The codes of pixel p of the vector from channel `first` on, from uncut constants. Reads no code past the last channel.
-template <int N> __attribute__((noinline)) inline Vec recomputed(const Op &exact, const Rows<const void *> *x, int64_t p, int64_t first) {
-  const int64_t left_over = exact.shape[2] - first, count = left_over < LANES ? left_over : LANES;
+template <int N>
+__attribute__((noinline)) inline Vec recomputed(const Op &exact, const Rows<const void *> *x, int64_t p, int64_t first) {
+  const int64_t rest = exact.shape[2] - first, count = rest < LANES ? rest : LANES;
   int64_t codes[N * LANES], y[LANES];
   int32_t narrowed[LANES] = {};
   for (int n = 0; n < N; ++n) {
