@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -106,8 +106,3 @@ def argmax_labels(logits: Array) -> npt.NDArray[np.int64]:
     """Class of each row; ties take the lowest index."""
     flat = logits.reshape(len(logits), -1)
     return np.asarray(flat.argmax(axis=1), dtype=np.int64)
-
-
-def accuracy(predicted: Sequence[int] | Array, labels: Array) -> float:
-    """Share of equal entries, in percent."""
-    return 100.0 * float(np.mean(np.asarray(predicted) == labels))

@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from hwq.compiler import Built, find_compiler
 from hwq.cosim.build import Build, build, source_files
-from hwq.cosim.compare import accuracy
 from hwq.cosim.manifest import MANIFEST, Edit, Manifest
 from hwq.cosim.session import Sink, cosimulate
 from hwq.cosim.verdict import Report
@@ -21,7 +20,7 @@ from hwq.engine import Engine, Preference, simulator
 from hwq.errors import InputError
 from hwq.ir import Graph
 from hwq.serde import dump, load
-from hwq.simulate import Simulator
+from hwq.simulate import Simulator, accuracy
 
 FOLDER = "hls"
 """Where `hwq export RUN` writes by default: RUN/hls."""

@@ -17,7 +17,7 @@ from hwq.explain.vectors import Needs, VectorFacts, facts, layer_needs
 from hwq.fixed import parse_format
 from hwq.ir import Graph, Requantize
 from hwq.lower import ConstantIssue, Formats, Lowered
-from hwq.simulate import Runner
+from hwq.simulate import Runner, accuracy
 
 Lower = Callable[[Formats], Lowered]
 """Lowers the network, also where constants saturate or vanish."""
@@ -184,4 +184,4 @@ def _accuracy(
     labels: npt.NDArray[np.int64],
 ) -> float:
     predictions = simulator(graph, threads, earlier=earlier).run(pixels).predictions
-    return 100.0 * float(np.mean(predictions == labels))
+    return accuracy(predictions, labels)

@@ -4,6 +4,7 @@ from hwq.simulate.engine import Simulator
 from hwq.simulate.oracle import run_oracle
 from hwq.simulate.paths import Arithmetic, ExactPath, exact_path, exact_paths
 from hwq.simulate.runner import Runner, Trace, storage_dtype
+from hwq.simulate.score import accuracy
 
 __all__ = [
     "Arithmetic",
@@ -11,6 +12,7 @@ __all__ = [
     "Runner",
     "Simulator",
     "Trace",
+    "accuracy",
     "exact_path",
     "exact_paths",
     "run_oracle",

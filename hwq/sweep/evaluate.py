@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from hwq.ir import Graph
 from hwq.lower import RealConstants
-from hwq.simulate import Runner
+from hwq.simulate import Runner, accuracy
 from hwq.sweep.local import Codes, body_layers, decibels, local_errors
 
 
@@ -79,7 +79,7 @@ def evaluate(
     together = np.concatenate(logits)
     body = [name for name in body_layers(candidate.graph) if name in share]
     return Measured(
-        accuracy=100.0 * int(np.count_nonzero(together.argmax(axis=1) == labels)) / len(labels),
+        accuracy=accuracy(together.argmax(axis=1), labels),
         layers={name: share[name] for name in body},
         edge_layers={name: value for name, value in share.items() if name not in body},
         snr=snr,
