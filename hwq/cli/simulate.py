@@ -171,8 +171,12 @@ def _write_page(folder: Path, graph: Graph, batch: Batch, report: Report, manife
     from hwq.report import Stage, write_report
     from hwq.simulate import Simulator
 
-    names = {"float": "float", "fake_quant": "fake-quantised", "integer": "integer, Python"}
-    names["fixed"] = "trained for its constants"
+    names = {
+        "float": "float",
+        "fake_quant": "fake-quantised",
+        "fixed": "trained for its constants",
+        "integer": "integer, Python",
+    }
     images = report.verdict.samples
     fixed, listed = manifest.raw.get("fixed"), manifest.raw.get("layers")
     layers = [str(layer) for layer in listed] if isinstance(listed, list) else []

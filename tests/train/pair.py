@@ -19,14 +19,11 @@ from hwq.train.batches import Batches
 from hwq.train.distill import fingerprint
 from hwq.train.fixedpoint import FixedPoint
 from hwq.train.syncnorm import share_norms
-from tests.train.runs import DIGITS, FLOAT, Watch, recipe, sample
+from tests.train.runs import DIGITS, FLOAT, W4, Watch, recipe, sample
 
 RUN: dict[str, Any] = {"policy": FLOAT, "ema": 0.9, "optimiser": "adamw", "batch": 255}
 UNEVEN: dict[str, Any] = {"policy": FLOAT, "batch": 15, "lr": 0.5, "momentum": 0.0}
-FIXED: dict[str, Any] = {
-    "policy": Policy(weight_bits=4, act_bits=6, weight_method="uniform", act_method="uniform"),
-    "fixed": FixedPoint(format="12,5"),
-}
+FIXED: dict[str, Any] = {"policy": W4, "fixed": FixedPoint(format="12,5")}
 OWN_NORMS: dict[str, Any] = {"sync_bn": False, "policy": Policy(weight_bits=4, act_bits=4), "epochs": 1}
 
 

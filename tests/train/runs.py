@@ -17,6 +17,7 @@ from hwq.train.fixedpoint import FixedPoint
 
 DIGITS = DataSpec(name="digits")
 FLOAT = Policy.floating()
+W4 = Policy(weight_bits=4, act_bits=6, weight_method="uniform", act_method="uniform")
 TINY, DROPPING = (f"{Path(__file__).with_name('tiny.py')}:{name}" for name in ("make", "dropping"))
 STEPS = 5
 """Iterations an epoch of `recipe`."""

@@ -19,7 +19,7 @@ from hwq.errors import InputError
 from hwq.train import Interrupted, Silent, World, joined, load, train
 from hwq.train.start import start
 from tests.train.pair import FIXED, OWN_NORMS, RUN, UNEVEN
-from tests.train.runs import STEPS, Watch, assert_same, metrics, recipe, run, sample
+from tests.train.runs import Watch, assert_same, metrics, recipe, run, sample
 
 ROOT = Path(__file__).parents[2]
 
@@ -97,9 +97,8 @@ def test_constants_in_fixed_point_are_trained_together(
     assert stored.meta.policy == own.meta.policy != recipe(**FIXED).policy  # scales were chosen
     assert stored.meta.accuracy.keys() == result.stages.keys() == {"fake_quant", "fixed"}
     assert first["fixed"]["losses"] == second["fixed"]["losses"]
-    assert first["fixed"]["losses"][:STEPS] == pytest.approx(losses[:STEPS], rel=1e-4)
-    # scales chosen from a network whose last bits differ may be others
-    assert first["fixed"]["losses"][STEPS:] == pytest.approx(losses[STEPS:], rel=0.1)
+    # float32 sums in another order, which choose the same scales
+    assert first["fixed"]["losses"] == pytest.approx(losses, rel=1e-5)
 
 
 def test_an_interrupt_of_one_stops_all_and_they_go_on_exactly(

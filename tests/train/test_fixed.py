@@ -16,9 +16,7 @@ from hwq.simulate import Simulator
 from hwq.train import Interrupted, Recipe, load, read_recipe, recipe_from_dict, restore
 from hwq.train.fixedpoint import FixedPoint
 from hwq.train.flags import recipe_from_flags
-from tests.train.runs import STEPS, TINY, assert_same, metrics, recipe, run, sample
-
-W4 = Policy(weight_bits=4, act_bits=6, weight_method="uniform", act_method="uniform")
+from tests.train.runs import STEPS, TINY, W4, assert_same, metrics, recipe, run, sample
 
 
 def fixed_recipe(
