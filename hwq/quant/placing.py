@@ -14,6 +14,8 @@ from hwq.quant.methods import make_act
 from hwq.quant.tracing import SHAPE, Kind, owner
 
 INPUT_QUANT = "input_quant"
+_MOVES = (Kind.SKIP, Kind.CODES, Kind.RELU)
+"""What hands on codes."""
 OF = "hwq_of"
 """Key of a quantiser node's meta: paths of the modules whose result it quantises, first to last."""
 
@@ -32,13 +34,17 @@ def freeze(quantizer: Quantizer) -> None:
 
 
 class Placer:
-    """One walk over the nodes in order; `raw` nodes hold values that are not codes yet."""
+    """One walk over the nodes in order.
+
+    `raw` nodes hold values that are not codes yet, `wide` ones codes of sum_bits.
+    """
 
     def __init__(
         self, module: fx.GraphModule, kinds: dict[fx.Node, Kind], choices: Choices, *, branch: bool
     ) -> None:
         self.module, self.kinds, self.choices, self.branch = module, kinds, choices, branch
         self.raw: set[fx.Node] = set()
+        self.wide: set[fx.Node] = set()
         self.positive: set[fx.Node] = set()
         # arithmetic that does not follow a layer: a BN, with or without ReLU, on codes
         self.on_codes: set[fx.Node] = set()
@@ -49,7 +55,9 @@ class Placer:
         for node, kind in list(self.kinds.items()):
             self._classify(node, kind)
             if node in self.raw and self._ends(node):
-                self._insert([node])
+                self._insert([node], self._role(node))
+            if node in self.wide:
+                self._narrow(node)
 
     def _classify(self, node: fx.Node, kind: Kind) -> None:
         sources = [n for n in node.all_input_nodes if self.kinds.get(n) is not Kind.SHAPE]
@@ -73,12 +81,14 @@ class Placer:
                 if raw:
                     self.raw.add(node)
             case Kind.CONCAT:
-                self._insert(sources)
+                self._insert(sources, Role.PLAIN)
                 positive = all(self._source(n) in self.positive for n in node.all_input_nodes)
             case Kind.SHAPE | Kind.OUTPUT:
                 return
         if positive:
             self.positive.add(node)
+        if kind in _MOVES and any(self._source(n) in self.wide for n in sources):
+            self.wide.add(node)
 
     def _source(self, node: fx.Node) -> fx.Node:
         """The node that an inserted quantiser stands for."""
@@ -123,27 +133,23 @@ class Placer:
 
     # -- what it gets
 
-    def _site(self, name: str, nodes: Sequence[fx.Node]) -> ActSite:
-        chains = [path for node in nodes for path in self._chain(node)]
-        return ActSite(
-            names=(name, *dict.fromkeys(chains)),
-            role=self._role(nodes),
-            entry=self._entry(nodes),
-            last=self._feeds_last(nodes),
-        )
-
-    def _role(self, nodes: Sequence[fx.Node]) -> Role:
-        if len(nodes) > 1:
-            return Role.PLAIN
-        match self.kinds.get(nodes[0]):
+    def _role(self, node: fx.Node) -> Role:
+        match self.kinds[node]:
             case Kind.INPUT:
                 return Role.IMAGE
             case Kind.AVERAGE:
                 return Role.POOL
-            case Kind.NORM if nodes[0] in self.on_codes:
+            case Kind.NORM if node in self.on_codes:
                 return Role.NORM
+            case _ if self.choices.policy.sum_bits is not None and self._is_summed(node):
+                return Role.SUM
             case _:
                 return Role.PLAIN
+
+    def _is_summed(self, node: fx.Node) -> bool:
+        """Whether an addition or average pool reads the codes of the node, moved about at most."""
+        found = [(n, self.kinds[n]) for n in readers(node, self.kinds)]
+        return any(k in (Kind.ADD, Kind.AVERAGE) or (k in _MOVES and self._is_summed(n)) for n, k in found)
 
     def _chain(self, node: fx.Node) -> list[str]:
         """Paths of what ends in the node, first to last: conv, BN, ReLU; an add and its ReLU."""
@@ -190,12 +196,28 @@ class Placer:
 
     # -- the quantiser
 
-    def _insert(self, nodes: list[fx.Node]) -> None:
-        """The same quantiser, so one scale, after each of the nodes; every reader then reads codes."""
+    def _narrow(self, node: fx.Node) -> None:
+        """Codes of act_bits for the layers among the readers of codes of sum_bits."""
+        holder = next((n for n in node.users if n not in self.kinds), node)
+        layers = [n for n in holder.users if self.kinds.get(n) is Kind.LAYER]
+        if layers:
+            self._insert([holder], Role.PLAIN, layers)
+
+    def _insert(self, nodes: list[fx.Node], role: Role, users: Sequence[fx.Node] = ()) -> None:
+        """The same quantiser, so one scale, after each of the nodes; all readers, or `users`, read codes."""
         signed = not all(self._source(n) in self.positive for n in nodes)
-        image = self.kinds.get(nodes[0]) is Kind.INPUT and len(nodes) == 1
-        name = INPUT_QUANT if image else self._name(self._source(nodes[-1]), joined=len(nodes) > 1)
-        site = self._site(name, nodes)
+        name = INPUT_QUANT
+        if role is not Role.IMAGE:
+            ending = "_cat_quant" if len(nodes) > 1 else "_sum_quant" if role is Role.SUM else "_quant"
+            name = self._name(self._source(nodes[-1]), ending)
+        of = tuple(dict.fromkeys(path for node in nodes for path in self._chain(node)))
+        site = ActSite(
+            # what layers read has the names of the chain, or a pattern for both would undo sum_bits
+            names=(name,) if role is Role.SUM else (name, *of),
+            role=role,
+            entry=self._entry(nodes),
+            last=self._feeds_last(nodes),
+        )
         choice = self.choices.act(site)
         quantizer = make_act(choice.method, choice.bits, signed=signed)
         if quantizer.off:
@@ -207,18 +229,20 @@ class Placer:
             graph = self.module.graph
             with graph.inserting_after(node):
                 call = graph.create_node("call_module", name, (node,), name=name)
-            call.meta = {**{k: v for k, v in node.meta.items() if k != SHAPE}, OF: site.names[1:]}
+            call.meta = {**{k: v for k, v in node.meta.items() if k != SHAPE}, OF: of}
             call.stack_trace = node.stack_trace
-            for user in list(node.users):
+            for user in list(users or node.users):
                 if user is not call and self.kinds.get(user) is not Kind.SHAPE:
                     user.replace_input_with(node, call)
             self.raw.discard(node)
             if node in self.positive:
                 self.positive.add(call)
+            if role is Role.SUM:
+                self.wide.add(node)
 
-    def _name(self, node: fx.Node, *, joined: bool) -> str:
+    def _name(self, node: fx.Node, ending: str) -> str:
         base = self._path(node).replace(".", "_")
-        name = f"{base}_cat_quant" if joined else f"{base}_quant"
+        name = f"{base}{ending}"
         count = 1
         while name in self.names:
             count += 1
