@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -82,24 +83,30 @@ def route(tmp_path: Path, model: str, size: int, *flags: object) -> dict[str, fl
     return accuracy
 
 
-def test_half_a_resnet18_from_photographs_to_cpp(tmp_path: Path) -> None:
+@pytest.mark.parametrize("flags", [(), ("--sum-bits", 8)])
+def test_half_a_resnet18_from_photographs_to_cpp(tmp_path: Path, flags: tuple[object, ...]) -> None:
     (tmp_path / "net.py").write_text(NET)
-    route(tmp_path, f"{tmp_path / 'net.py'}:make", 64)
+    route(tmp_path, f"{tmp_path / 'net.py'}:make", 64, *flags)
 
 
 @pytest.mark.slow
 def test_resnet18_at_224_pixels_from_photographs_to_cpp(tmp_path: Path) -> None:
-    """The whole network: 11 million weights, about two minutes and 1.5 GB."""
-    route(tmp_path, "resnet18", 224)
+    """The whole network, as the recipes have it: 11 million weights, about two minutes and 1.5 GB."""
+    route(tmp_path, "resnet18", 224, "--sum-bits", 8)
 
 
 @pytest.mark.parametrize(
-    ("name", "size"), [("resnet18", 64), ("mobilenet_v2", 64), ("resnet50", 64), ("vgg11_bn", 32)]
+    ("name", "size", "sum_bits"),
+    [
+        *(("resnet18", 64, None), ("mobilenet_v2", 64, None), ("resnet50", 64, None), ("vgg11_bn", 32, None)),
+        *(("resnet18", 64, 8), ("mobilenet_v2", 64, 8)),
+    ],
 )
-def test_integers_are_the_trained_network(name: str, size: int) -> None:
+def test_integers_are_the_trained_network(name: str, size: int, sum_bits: int | None) -> None:
     """The codes of every quantiser and the logits equal torch's in float64, and both simulators agree."""
     shape = (size, size, 3)
-    graph = check(prepared(build(name, shape, CLASSES), shape, POLICY), shape, count=1).graph
+    policy = replace(POLICY, sum_bits=sum_bits)
+    graph = check(prepared(build(name, shape, CLASSES), shape, policy), shape, count=1).graph
     if name in ("resnet18", "mobilenet_v2"):  # one with shortcuts, one with depthwise layers
         pixels = noise(shape, 1, seed=2)
         fast, plain = Simulator(graph).run(pixels, keep="all").outputs, run_oracle(graph, pixels)

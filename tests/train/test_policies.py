@@ -244,7 +244,7 @@ TABLES = {
     ),
     "mobilenet_v2-lsq-w4a4-8-8.toml": (
         "weights 4-bit lsq x 51, 8-bit lsq x 2",
-        "activations 4-bit lsq x 52, 8-bit uniform x 1, 8-bit lsq x 1",
+        "activations 4-bit lsq x 51, 8-bit lsq x 12, 8-bit uniform x 1",
     ),
     "mobilenetv2-w8a8.toml": (
         "weights 8-bit dorefa x 68",
@@ -264,19 +264,19 @@ TABLES = {
     ),
     "resnet18-lsq-w4a4-8-8.toml": (
         "weights 4-bit lsq x 19, 8-bit lsq x 2",
-        "activations 4-bit lsq x 17, 8-bit uniform x 1, 8-bit lsq x 1",
+        "activations 4-bit lsq x 16, 8-bit lsq x 7, 8-bit uniform x 1",
     ),
     "resnet18-lsq-w4a4-off.toml": (
         "weights 4-bit lsq x 19, float x 2",
-        "activations 4-bit lsq x 17, float x 2",
+        "activations 4-bit lsq x 16, 8-bit lsq x 6, float x 2",
     ),
     "resnet18-lsq-w4a4-same.toml": (
         "weights 4-bit lsq x 21",
-        "activations 4-bit lsq x 18, 4-bit uniform x 1",
+        "activations 4-bit lsq x 17, 8-bit lsq x 6, 4-bit uniform x 1",
     ),
     "resnet18-lsq-w4a4-weights.toml": (
         "weights 4-bit lsq x 19, 8-bit lsq x 2",
-        "activations 4-bit lsq x 18, 4-bit uniform x 1",
+        "activations 4-bit lsq x 17, 8-bit lsq x 6, 4-bit uniform x 1",
     ),
     "resnet20-w8a8.toml": (
         "weights 8-bit dorefa x 20",
@@ -284,7 +284,7 @@ TABLES = {
     ),
     "resnet50-lsq-w4a4-8-8.toml": (
         "weights 4-bit lsq x 52, 8-bit lsq x 2",
-        "activations 4-bit lsq x 49, 8-bit uniform x 1, 8-bit lsq x 1",
+        "activations 4-bit lsq x 48, 8-bit lsq x 14, 8-bit uniform x 1",
     ),
     "toynet-cfg-1.toml": (
         "weights 8-bit dorefa x 32, 16-bit dorefa x 2, float x 1",
@@ -329,6 +329,9 @@ def test_what_the_examples_give(name: str) -> None:
     if "lsq" in name:
         words = {"weights": ("s8", "s4", "s8", "u4"), "8-8": ("s8", "s8", "s8", "u8")}
         words |= {"same": ("s4", "s4", "s4", "u4"), "off": ("float",) * 4}
+        sums = {r.type for r in rows if r.name.endswith("_sum_quant")}
+        assert sums == (set() if "resnet20" in name else {"u8", "s8"} if "mobilenet" in name else {"u8"})
+        rows = [r for r in rows if not r.name.endswith("_sum_quant")]
         weights, acts = ([r.type for r in rows if r.kind == kind] for kind in ("weight", "activation"))
         (want,) = (edges for word, edges in words.items() if name.endswith(f"-w4a4-{word}.toml"))
         # first layer, image, last layer, what it reads
