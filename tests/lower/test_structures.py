@@ -10,13 +10,15 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
+from hwq.errors import InputError
 from hwq.fixed import Rounding, parse_edge, parse_format
-from hwq.ir import ChannelPad, Concat, Linear, MaxPool, Requantize, SumPool
+from hwq.ir import ChannelPad, Concat, Conv2d, Linear, MaxPool, Requantize, SumPool
 from hwq.lower import Formats, Lowered, lower
 from hwq.lower.builder import code_limit
+from hwq.models import build
 from hwq.quant import ActQuantizer, Policy, QuantConv2d, WeightQuantizer
 from hwq.simulate.oracle import run_oracle
-from tests.lower.reference import check, kinds, noise, prepared
+from tests.lower.reference import WIDE, check, kinds, noise, prepared
 
 
 class Net(nn.Module):
@@ -441,3 +443,31 @@ def test_traced_names_are_unique_when_modules_are_shared() -> None:
     names = [op.name for op in graph]
     assert len(set(names)) == len(names)
     assert sum(n.startswith("b.0") for n in names) == 2
+
+
+@pytest.mark.parametrize("name", ["resnet8", "resnet8b", "mobilenetv2-identity"])
+@pytest.mark.parametrize("act", ["lsq", "mpact"])
+def test_layers_read_codes_made_from_those_of_the_sum(name: str, act: str) -> None:
+    shape = (16, 16, 3)
+    policy = Policy(weight_bits=3, act_bits=2, sum_bits=8, act_method=act)
+    graph = check(prepared(build(name, shape, 10), shape, policy), shape, count=2).graph
+    wide = [op for op in graph if op.name.endswith("_sum_quant")]
+    readers = [[op for op in graph if sum_.name in op.inputs] for sum_ in wide]
+    assert wide
+    assert not any(isinstance(op, Conv2d | Linear) for found in readers for op in found)
+    narrow = [op for found in readers for op in found if op.name.endswith("_quant") and len(op.inputs) == 1]
+    assert narrow
+    assert all(isinstance(op, Requantize) for op in narrow)
+    assert {op.out.type.bits for op in narrow} <= {2, 8}  # 8 after the pool
+
+
+def test_a_residual_path_of_floats_gets_codes_of_off_bits() -> None:
+    shape = (16, 16, 3)
+    model = prepared(build("resnet8", shape, 10), shape, Policy(act_bits=2, sum_bits=32))
+    given = {"shape": (3, 16, 16), "mean": [0.5] * 3, "std": [0.25] * 3, "formats": WIDE}
+    batches = [torch.randn(4, 3, 16, 16)]
+    graph = lower(model, **given, off_bits=16, batches=batches).graph
+    types = {str(op.out.type) for op in graph if op.name.endswith("_sum_quant")}
+    assert types == {"u16"}
+    with pytest.raises(InputError, match=r"not quantised \(32 bits\): relu_sum_quant, .*--off-bits 16"):
+        lower(model, **given)
