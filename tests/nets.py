@@ -169,7 +169,7 @@ def random_policy(seed: int) -> Policy:
         weight_method=source.choice(list(WEIGHT_METHODS)),
         act_method=source.choice(list(ACT_METHODS)),
         per_channel=source.integer(0, 1) == 1,
-        sum_bits=source.choice([None, None, 6, 8, 12]),
+        residual_bits=source.choice([None, None, 6, 8, 12]),
     )
 
 

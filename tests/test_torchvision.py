@@ -83,7 +83,7 @@ def route(tmp_path: Path, model: str, size: int, *flags: object) -> dict[str, fl
     return accuracy
 
 
-@pytest.mark.parametrize("flags", [(), ("--sum-bits", 8)])
+@pytest.mark.parametrize("flags", [(), ("--residual-bits", 8)])
 def test_half_a_resnet18_from_photographs_to_cpp(tmp_path: Path, flags: tuple[object, ...]) -> None:
     (tmp_path / "net.py").write_text(NET)
     route(tmp_path, f"{tmp_path / 'net.py'}:make", 64, *flags)
@@ -92,20 +92,20 @@ def test_half_a_resnet18_from_photographs_to_cpp(tmp_path: Path, flags: tuple[ob
 @pytest.mark.slow
 def test_resnet18_at_224_pixels_from_photographs_to_cpp(tmp_path: Path) -> None:
     """The whole network, as the recipes have it: 11 million weights, about two minutes and 1.5 GB."""
-    route(tmp_path, "resnet18", 224, "--sum-bits", 8)
+    route(tmp_path, "resnet18", 224, "--residual-bits", 8)
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "sum_bits"),
+    ("name", "size", "residual_bits"),
     [
         *(("resnet18", 64, None), ("mobilenet_v2", 64, None), ("resnet50", 64, None), ("vgg11_bn", 32, None)),
         *(("resnet18", 64, 8), ("mobilenet_v2", 64, 8)),
     ],
 )
-def test_integers_are_the_trained_network(name: str, size: int, sum_bits: int | None) -> None:
+def test_integers_are_the_trained_network(name: str, size: int, residual_bits: int | None) -> None:
     """The codes of every quantiser and the logits equal torch's in float64, and both simulators agree."""
     shape = (size, size, 3)
-    policy = replace(POLICY, sum_bits=sum_bits)
+    policy = replace(POLICY, residual_bits=residual_bits)
     graph = check(prepared(build(name, shape, CLASSES), shape, policy), shape, count=1).graph
     if name in ("resnet18", "mobilenet_v2"):  # one with shortcuts, one with depthwise layers
         pixels = noise(shape, 1, seed=2)

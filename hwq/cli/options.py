@@ -51,7 +51,9 @@ _QUANT = (
         "--per-channel/--per-tensor", default=None, help="Scales of weights: one a channel, or one."
     ),
     click.option(
-        "--sum-bits", type=int, help="Bits of what additions and average pools read [as -a]; layers read -a."
+        "--residual-bits",
+        type=int,
+        help="Bits of what additions and average pools read [as -a]; layers read -a.",
     ),
     click.option("--branch/--no-branch", default=None, help="Quantise residual branches before the add."),
     click.option(

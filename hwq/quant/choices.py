@@ -21,7 +21,7 @@ class Role(Enum):
     IMAGE = auto()
     POOL = auto()  # after an average pool
     NORM = auto()  # after a BN that stands alone
-    SUM = auto()  # read by additions or average pools, where the policy has sum_bits
+    RESIDUAL = auto()  # read by additions or average pools, where the policy has residual_bits
     PLAIN = auto()
 
 
@@ -132,8 +132,8 @@ class Choices:
 
     def _bits(self, site: ActSite) -> int:
         policy = self.policy
-        if site.role is Role.SUM and policy.sum_bits is not None:
-            return policy.sum_bits
+        if site.role is Role.RESIDUAL and policy.residual_bits is not None:
+            return policy.residual_bits
         edge = policy.edge(policy.last)[1] if site.last else None
         if edge is not None:
             return edge

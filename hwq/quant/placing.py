@@ -36,7 +36,7 @@ def freeze(quantizer: Quantizer) -> None:
 class Placer:
     """One walk over the nodes in order.
 
-    `raw` nodes hold values that are not codes yet, `wide` ones codes of sum_bits.
+    `raw` nodes hold values that are not codes yet, `wide` ones codes of residual_bits.
     """
 
     def __init__(
@@ -141,8 +141,8 @@ class Placer:
                 return Role.POOL
             case Kind.NORM if node in self.on_codes:
                 return Role.NORM
-            case _ if self.choices.policy.sum_bits is not None and self._is_summed(node):
-                return Role.SUM
+            case _ if self.choices.policy.residual_bits is not None and self._is_summed(node):
+                return Role.RESIDUAL
             case _:
                 return Role.PLAIN
 
@@ -197,7 +197,7 @@ class Placer:
     # -- the quantiser
 
     def _narrow(self, node: fx.Node) -> None:
-        """Codes of act_bits for the layers among the readers of codes of sum_bits."""
+        """Codes of act_bits for the layers among the readers of codes of residual_bits."""
         holder = next((n for n in node.users if n not in self.kinds), node)
         layers = [n for n in holder.users if self.kinds.get(n) is Kind.LAYER]
         if layers:
@@ -208,12 +208,12 @@ class Placer:
         signed = not all(self._source(n) in self.positive for n in nodes)
         name = INPUT_QUANT
         if role is not Role.IMAGE:
-            ending = "_cat_quant" if len(nodes) > 1 else "_sum_quant" if role is Role.SUM else "_quant"
-            name = self._name(self._source(nodes[-1]), ending)
+            ending = "_residual_quant" if role is Role.RESIDUAL else "_quant"
+            name = self._name(self._source(nodes[-1]), f"_cat{ending}" if len(nodes) > 1 else ending)
         of = tuple(dict.fromkeys(path for node in nodes for path in self._chain(node)))
         site = ActSite(
-            # what layers read has the names of the chain, or a pattern for both would undo sum_bits
-            names=(name,) if role is Role.SUM else (name, *of),
+            # what layers read has the names of the chain, or a pattern for both would undo residual_bits
+            names=(name,) if role is Role.RESIDUAL else (name, *of),
             role=role,
             entry=self._entry(nodes),
             last=self._feeds_last(nodes),
@@ -237,7 +237,7 @@ class Placer:
             self.raw.discard(node)
             if node in self.positive:
                 self.positive.add(call)
-            if role is Role.SUM:
+            if role is Role.RESIDUAL:
                 self.wide.add(node)
 
     def _name(self, node: fx.Node, ending: str) -> str:

@@ -90,13 +90,13 @@ class Policy:
 
     weight_bits, act_bits; pool_bits after an average pool, norm_bits after a BN that stands alone (no
     conv before, no ReLU after) < weight_list, act_list by position (see `hwq.quant.choices`; a list does
-    not touch norm_bits or sum_bits) < first, last < first_bits, last_bits (weights), input_bits (the
+    not touch norm_bits or residual_bits) < first, last < first_bits, last_bits (weights), input_bits (the
     normalised image; None = 8) < layers, of which later ones win.
 
     first, last: about the first layer with the image, and the last layer with the activation it reads.
     'weights' = 8-bit weights, the activation as act_bits; 'W/A' as in '8/8'; 'same' = weight_bits and
     act_bits; 'off' = floats; None = nothing special. branch: quantise a conv(+BN) that feeds only
-    additions. sum_bits: of what additions and average pools read, the residual path; layers then read
+    additions. residual_bits: of what additions and average pools read, the residual path; layers then read
     act_bits made from those codes, as LSQ and PACT quantise the inputs of layers only. None: act_bits for
     all. per_channel: one weight scale per output channel. rescale: a value of `Rescale`, or auto
     (max where no BN follows, else none). weight_method, act_method: names in `hwq.quant.methods`; the
@@ -112,7 +112,7 @@ class Policy:
     input_bits: int | None = None
     pool_bits: int = 8
     norm_bits: int = 16
-    sum_bits: int | None = None
+    residual_bits: int | None = None
     branch: bool = False
     weight_method: str = "dorefa"
     act_method: str = "mpact"
@@ -176,7 +176,7 @@ class Policy:
         given = [self.weight_bits, self.act_bits, self.pool_bits, self.norm_bits, self.image_bits]
         given += [*(self.weight_list or ()), *(self.act_list or ())]
         named = [self.first_bits, self.last_bits, *self.edge(self.first), *self.edge(self.last)]
-        named.append(self.sum_bits)
+        named.append(self.residual_bits)
         named += [b for rule in self.layers for b in (rule.weight_bits, rule.act_bits)]
         return {*given, *(b for b in named if b is not None)} == {OFF}
 

@@ -20,9 +20,9 @@ def prepare(
 
     image_shape: (H, W, C), see `trace`. A quantiser follows the end of every chain conv-BN-ReLU,
     add-ReLU, BN, average pool, and the input; a conv(+BN) that feeds only additions has one only with
-    `policy.branch`; operands of a concat share one; the logits have none. With `policy.sum_bits` codes that
-    both sums and layers read have two, the layers' after the sums'. Its type is unsigned where the
-    chain cannot be negative. Layer names (and so state dicts) stay those of `model`. What the entries of
+    `policy.branch`; operands of a concat share one; the logits have none. With `policy.residual_bits`
+    codes that both sums and layers read have two, the layers' after the sums'. Its type is unsigned where
+    the chain cannot be negative. Layer names (and so state dicts) stay those of `model`. What the entries of
     the policy's bit lists stand for, `model.bit_entries` says (see `hwq.quant.choices.Entries`).
     Raises UnsupportedError naming module path and source line, InputError for a policy that does not fit.
     """

@@ -18,7 +18,7 @@ from hwq.train.recipe import Recipe, default_recipe, read_recipe, recipe_from_di
 
 _POLICY = (
     *("weight_method", "act_method", "weight_bits", "act_bits", "first", "last", "first_bits", "last_bits"),
-    *("sum_bits", "branch", "per_channel"),
+    *("residual_bits", "branch", "per_channel"),
 )
 _SCHEDULE = ("epochs", "lr", "batch", "augment", "tensorboard", "seed")
 TUNING_EPOCHS = 5

@@ -449,9 +449,9 @@ def test_traced_names_are_unique_when_modules_are_shared() -> None:
 @pytest.mark.parametrize("act", ["lsq", "mpact"])
 def test_layers_read_codes_made_from_those_of_the_sum(name: str, act: str) -> None:
     shape = (16, 16, 3)
-    policy = Policy(weight_bits=3, act_bits=2, sum_bits=8, act_method=act)
+    policy = Policy(weight_bits=3, act_bits=2, residual_bits=8, act_method=act)
     graph = check(prepared(build(name, shape, 10), shape, policy), shape, count=2).graph
-    wide = [op for op in graph if op.name.endswith("_sum_quant")]
+    wide = [op for op in graph if op.name.endswith("_residual_quant")]
     readers = [[op for op in graph if sum_.name in op.inputs] for sum_ in wide]
     assert wide
     assert not any(isinstance(op, Conv2d | Linear) for found in readers for op in found)
@@ -463,11 +463,11 @@ def test_layers_read_codes_made_from_those_of_the_sum(name: str, act: str) -> No
 
 def test_a_residual_path_of_floats_gets_codes_of_off_bits() -> None:
     shape = (16, 16, 3)
-    model = prepared(build("resnet8", shape, 10), shape, Policy(act_bits=2, sum_bits=32))
+    model = prepared(build("resnet8", shape, 10), shape, Policy(act_bits=2, residual_bits=32))
     given = {"shape": (3, 16, 16), "mean": [0.5] * 3, "std": [0.25] * 3, "formats": WIDE}
     batches = [torch.randn(4, 3, 16, 16)]
     graph = lower(model, **given, off_bits=16, batches=batches).graph
-    types = {str(op.out.type) for op in graph if op.name.endswith("_sum_quant")}
+    types = {str(op.out.type) for op in graph if op.name.endswith("_residual_quant")}
     assert types == {"u16"}
-    with pytest.raises(InputError, match=r"not quantised \(32 bits\): relu_sum_quant, .*--off-bits 16"):
+    with pytest.raises(InputError, match=r"not quantised \(32 bits\): relu_residual_quant, .*--off-bits 16"):
         lower(model, **given)

@@ -329,9 +329,9 @@ def test_what_the_examples_give(name: str) -> None:
     if "lsq" in name:
         words = {"weights": ("s8", "s4", "s8", "u4"), "8-8": ("s8", "s8", "s8", "u8")}
         words |= {"same": ("s4", "s4", "s4", "u4"), "off": ("float",) * 4}
-        sums = {r.type for r in rows if r.name.endswith("_sum_quant")}
+        sums = {r.type for r in rows if r.name.endswith("_residual_quant")}
         assert sums == (set() if "resnet20" in name else {"u8", "s8"} if "mobilenet" in name else {"u8"})
-        rows = [r for r in rows if not r.name.endswith("_sum_quant")]
+        rows = [r for r in rows if not r.name.endswith("_residual_quant")]
         weights, acts = ([r.type for r in rows if r.kind == kind] for kind in ("weight", "activation"))
         (want,) = (edges for word, edges in words.items() if name.endswith(f"-w4a4-{word}.toml"))
         # first layer, image, last layer, what it reads

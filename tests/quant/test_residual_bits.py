@@ -1,4 +1,4 @@
-"""`sum_bits`: what additions and average pools read, and what layers read of the same values."""
+"""`residual_bits`: what additions and average pools read, and what layers read of the same values."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hwq.quant.tracing import Kind, kind_of
 from tests.nets import random_net
 
 NETS = ("resnet8", "resnet8b", "toynet", "mobilenetv2", "torchvision:resnet18", "torchvision:densenet121")
-NARROW = Policy(act_bits=3, sum_bits=7, pool_bits=5, norm_bits=11, input_bits=9)
+NARROW = Policy(act_bits=3, residual_bits=7, pool_bits=5, norm_bits=11, input_bits=9)
 
 
 def _read(module: fx.GraphModule) -> dict[Kind, set[int]]:
@@ -47,7 +47,7 @@ def _check(module: fx.GraphModule) -> None:
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_sums_read_sum_bits_and_layers_act_bits(name: str) -> None:
+def test_sums_read_residual_bits_and_layers_act_bits(name: str) -> None:
     shape = (64, 64, 3) if name.startswith("torchvision") else (32, 32, 3)
     _check(prepare(build(name, shape, 10), NARROW, shape))
 
@@ -64,23 +64,23 @@ def test_placement_in_a_resnet() -> None:
     acts = {n: t for n, t in got.items() if n.endswith("_quant")}
     assert acts == {
         "input_quant": "s9",
-        "relu_sum_quant": "u7",
+        "relu_residual_quant": "u7",
         "relu_quant": "u3",
         "layer1_0_relu1_quant": "u3",
-        "layer1_0_relu2_sum_quant": "u7",
+        "layer1_0_relu2_residual_quant": "u7",
         "layer1_0_relu2_quant": "u3",
         "layer2_0_relu1_quant": "u3",
-        "layer2_0_relu2_sum_quant": "u7",
+        "layer2_0_relu2_residual_quant": "u7",
         "layer2_0_relu2_quant": "u3",
         "layer3_0_relu1_quant": "u3",
-        "layer3_0_relu2_sum_quant": "u7",  # the average pool alone reads it
+        "layer3_0_relu2_residual_quant": "u7",  # the average pool alone reads it
         "pool_quant": "u5",
     }
 
 
 def test_none_changes_nothing() -> None:
     names = [r.name for r in describe(prepare(build("resnet8", (32, 32, 3), 10), Policy(), (32, 32, 3)))]
-    assert not any("_sum_" in n for n in names)
+    assert not any("_residual_" in n for n in names)
     assert len(names) == 8 + 9
 
 
@@ -104,13 +104,18 @@ def test_layers_codes_are_made_after_what_moves_them() -> None:
     got = {r.name: (r.type, r.of) for r in describe(module) if r.name.endswith("_quant")}
     assert got == {
         "input_quant": ("s9", "input"),
-        "a_sum_quant": ("s7", "a"),
+        "a_residual_quant": ("s7", "a"),
         "relu_quant": ("u3", "relu"),  # unsigned: it stands behind the ReLU
-        "add_sum_quant": ("s7", "add"),
+        "add_residual_quant": ("s7", "add"),
         "mean_quant": ("s5", "mean"),
     }
     order = [n.name for n in module.graph.nodes]
-    assert order.index("a_sum_quant") < order.index("pool") < order.index("relu") < order.index("relu_quant")
+    assert (
+        order.index("a_residual_quant")
+        < order.index("pool")
+        < order.index("relu")
+        < order.index("relu_quant")
+    )
 
 
 def test_codes_for_layers_are_those_of_the_sum_rounded_again() -> None:
@@ -118,40 +123,40 @@ def test_codes_for_layers_are_those_of_the_sum_rounded_again() -> None:
     images = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     calibrate(module, [images])
     seen: dict[str, Tensor] = {}
-    for name in ("relu_sum_quant", "relu_quant"):
+    for name in ("relu_residual_quant", "relu_quant"):
         module.get_submodule(name).register_forward_hook(
             lambda m, args, out, name=name: seen.update({name: out, f"{name} reads": args[0]})
         )
     with torch.no_grad():
         module.eval()(images)
-    assert torch.equal(seen["relu_quant reads"], seen["relu_sum_quant"])
-    assert len(seen["relu_sum_quant"].unique()) > len(seen["relu_quant"].unique()) > 4
+    assert torch.equal(seen["relu_quant reads"], seen["relu_residual_quant"])
+    assert len(seen["relu_residual_quant"].unique()) > len(seen["relu_quant"].unique()) > 4
 
 
 def test_patterns() -> None:
     def types(*rules: str) -> dict[str, str]:
-        policy = Policy(act_bits=3, sum_bits=7, layers=tuple(map(LayerRule.parse, rules)))
+        policy = Policy(act_bits=3, residual_bits=7, layers=tuple(map(LayerRule.parse, rules)))
         return {r.name: r.type for r in describe(prepare(build("resnet8", (32, 32, 3), 10), policy))}
 
     named = types("layer1.0.relu2=a5")  # what layers read
-    assert (named["layer1_0_relu2_quant"], named["layer1_0_relu2_sum_quant"]) == ("u5", "u7")
-    sums = types("layer1_0_relu2_sum_quant=a12")
-    assert (sums["layer1_0_relu2_quant"], sums["layer1_0_relu2_sum_quant"]) == ("u3", "u12")
-    assert types("*_sum_quant=a9")["layer3_0_relu2_sum_quant"] == "u9"
-    with pytest.raises(InputError, match="layer pattern 'layer1_0_relu9_sum_quant'"):
-        types("layer1_0_relu9_sum_quant=a9")
+    assert (named["layer1_0_relu2_quant"], named["layer1_0_relu2_residual_quant"]) == ("u5", "u7")
+    sums = types("layer1_0_relu2_residual_quant=a12")
+    assert (sums["layer1_0_relu2_quant"], sums["layer1_0_relu2_residual_quant"]) == ("u3", "u12")
+    assert types("*_residual_quant=a9")["layer3_0_relu2_residual_quant"] == "u9"
+    with pytest.raises(InputError, match="layer pattern 'layer1_0_relu9_residual_quant'"):
+        types("layer1_0_relu9_residual_quant=a9")
 
 
 @pytest.mark.parametrize("bits", [0, 17, -1])
 def test_widths_out_of_range(bits: int) -> None:
-    with pytest.raises(InputError, match=f"sum_bits must be 1..16, or 32 for off, not {bits}"):
-        Policy(sum_bits=bits)
+    with pytest.raises(InputError, match=f"residual_bits must be 1..16, or 32 for off, not {bits}"):
+        Policy(residual_bits=bits)
 
 
 def test_off_is_a_path_of_floats() -> None:
-    module = prepare(build("resnet8", (32, 32, 3), 10), Policy(act_bits=3, sum_bits=OFF), (32, 32, 3))
+    module = prepare(build("resnet8", (32, 32, 3), 10), Policy(act_bits=3, residual_bits=OFF), (32, 32, 3))
     got = _read(module)
     assert (got[Kind.ADD], got[Kind.LAYER]) == ({OFF}, {3, 8})
     assert Policy.floating().floats
-    assert not replace(Policy.floating(), sum_bits=8).floats
+    assert not replace(Policy.floating(), residual_bits=8).floats
     assert Policy.from_dict(NARROW.to_dict()) == NARROW
