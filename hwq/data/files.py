@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -132,7 +133,7 @@ class Loader:
         """(pixels uint8 (B, H, W, C), labels int64 (B,)) of each batch. Raises InputError, ToolError."""
         self.queue.batches = batches
         try:
-            with _any_number_of_processes():
+            with _any_number_of_processes(), _told_only_where_it_waits():
                 results = iter(self.loader)
             for found in results:
                 if isinstance(found, str):
@@ -153,6 +154,23 @@ def _any_number_of_processes() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="This DataLoader will create")
         yield
+
+
+@contextmanager
+def _told_only_where_it_waits() -> Iterator[None]:
+    """No handler of SIGCHLD: torch's raises in whatever the training happens to do when a worker dies.
+
+    Without it the loader finds the same out within 5 seconds, where it waits for a batch.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # where torch sets none
+        return
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        if before is not None:  # one that is not Python's cannot be set anew
+            signal.signal(signal.SIGCHLD, before)
 
 
 class _Queue:

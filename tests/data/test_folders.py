@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -165,6 +166,7 @@ def test_ctrl_c_reaches_no_decoder_and_a_kill_is_told(root: Path) -> None:
         next(passes)
     assert worker.is_alive()
     os.kill(worker.pid, signal.SIGKILL)
+    time.sleep(1)  # a step of training: told there, it would be a traceback out of anywhere
     with pytest.raises(ToolError, match="--workers 0 needs none"):
         list(passes)
 
