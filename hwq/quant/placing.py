@@ -55,7 +55,7 @@ class Placer:
         for node, kind in list(self.kinds.items()):
             self._classify(node, kind)
             if node in self.raw and self._ends(node):
-                self._insert([node], self._role(node))
+                self._insert([node])
             if node in self.wide:
                 self._narrow(node)
 
@@ -81,7 +81,7 @@ class Placer:
                 if raw:
                     self.raw.add(node)
             case Kind.CONCAT:
-                self._insert(sources, Role.PLAIN)
+                self._insert(sources)
                 positive = all(self._source(n) in self.positive for n in node.all_input_nodes)
             case Kind.SHAPE | Kind.OUTPUT:
                 return
@@ -133,7 +133,10 @@ class Placer:
 
     # -- what it gets
 
-    def _role(self, node: fx.Node) -> Role:
+    def _role(self, nodes: Sequence[fx.Node]) -> Role:
+        node = nodes[0]
+        if len(nodes) > 1 or node not in self.kinds:
+            return Role.PLAIN
         match self.kinds[node]:
             case Kind.INPUT:
                 return Role.IMAGE
@@ -201,10 +204,11 @@ class Placer:
         holder = next((n for n in node.users if n not in self.kinds), node)
         layers = [n for n in holder.users if self.kinds.get(n) is Kind.LAYER]
         if layers:
-            self._insert([holder], Role.PLAIN, layers)
+            self._insert([holder], layers)
 
-    def _insert(self, nodes: list[fx.Node], role: Role, users: Sequence[fx.Node] = ()) -> None:
-        """The same quantiser, so one scale, after each of the nodes; all readers, or `users`, read codes."""
+    def _insert(self, nodes: list[fx.Node], layers: Sequence[fx.Node] = ()) -> None:
+        """The same quantiser, so one scale, after each of the nodes; all readers, or `layers`, read codes."""
+        role = Role.PLAIN if layers else self._role(nodes)
         signed = not all(self._source(n) in self.positive for n in nodes)
         name = INPUT_QUANT
         if role is not Role.IMAGE:
@@ -231,7 +235,7 @@ class Placer:
                 call = graph.create_node("call_module", name, (node,), name=name)
             call.meta = {**{k: v for k, v in node.meta.items() if k != SHAPE}, OF: of}
             call.stack_trace = node.stack_trace
-            for user in list(users or node.users):
+            for user in list(layers or node.users):
                 if user is not call and self.kinds.get(user) is not Kind.SHAPE:
                     user.replace_input_with(node, call)
             self.raw.discard(node)

@@ -66,6 +66,24 @@ def test_operands_of_a_concat_share_one_quantiser() -> None:
     assert [(r.of, r.shape) for r in rows] == [("max_pool2d c act", (4, 4, 4))]
 
 
+def test_a_concat_of_one_leaves_its_operand_what_it_is() -> None:
+    """As DenseNet has it after every transition: codes of an average pool."""
+
+    class Dense(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.pool, self.b = nn.Conv2d(3, 4, 1), nn.AvgPool2d(2), nn.Conv2d(4, 4, 1)
+            self.fc = nn.Linear(128, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.pool(F.relu(self.a(x)))
+            y = F.relu(self.b(torch.cat([x], 1)))
+            return self.fc(torch.cat([x, y], 1).flatten(1))
+
+    got = _types(Dense(), Policy(act_bits=5, pool_bits=9))
+    assert got["pool_quant"] == "u9"
+
+
 def test_the_batch_size_stays_free_and_other_sizes_become_constants() -> None:
     module = prepare(Mixed(), Policy(), (8, 8, 3)).eval()
     assert module(torch.zeros(7, 3, 8, 8)).shape == (7, 3)
