@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -72,61 +71,57 @@ def test_dropout_differs_from_step_to_step(tmp_path: Path) -> None:
     assert max(losses) - min(losses) > 1e-3
 
 
-_SLOW = """
-import os, sys, time
+_KILLED = """
+import os, signal, sys
 from pathlib import Path
-import torch
-torch.set_num_threads(1)
-import hwq.files
-from hwq.train import resume_recipe
+from hwq.train import LAST, resume_recipe
 from tests.train.runs import recipe, run
-out = Path(sys.argv[1])
-run(recipe(epochs=0), out.with_name("warm"))  # all imports, once for both children
-whole = os.fsync
-def slow(handle):  # what has been written so far is all there is, for a while
-    time.sleep(0.03); whole(handle)
-hwq.files.os.fsync = slow
-for attempt in range(2):
-    child = os.fork()
-    if child == 0:
-        new = recipe(optimiser="adamw", ema=0.9, checkpoint_every=1e-9, epochs=40)
-        run(resume_recipe(out) if attempt else new, out, resume=attempt > 0)
-        os._exit(0)
-    print(child, flush=True)
-    os.waitpid(child, 0)
+out, left, moment = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+rename = Path.replace
+def replace(temporary, path):
+    global left
+    left -= path.name == LAST
+    if left == 0:
+        if moment == "half written":
+            os.truncate(temporary, temporary.stat().st_size // 2)
+        if moment == "renamed":
+            rename(temporary, path)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return rename(temporary, path)
+Path.replace = replace
+new = recipe(optimiser="adamw", ema=0.9, checkpoint_every=1e-9, epochs=40)
+again = (out / LAST).exists()
+run(resume_recipe(out) if again else new, out, resume=again)
 """
 
 
 def test_a_kill_in_the_middle_of_a_save_loses_nothing(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    reached = [0]
-    with subprocess.Popen(
-        [sys.executable, "-c", _SLOW, str(out)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as attempts:
-        assert attempts.stdout is not None
-        for kill in range(2):
-            child, end = int(attempts.stdout.readline()), time.monotonic() + 200
-            # a temporary file lies there while a save is under way
-            while not (list(out.glob(f".{LAST}.*")) and _position(out) >= reached[-1] + 4 + 3 * kill):
-                assert time.monotonic() < end
-                time.sleep(0.005)
-            os.kill(child, signal.SIGKILL)
-            reached.append(_position(out))
-    assert reached[2] > reached[1] > 0
-    assert list(out.glob(f".{LAST}.*")) != []  # what the kills left
+    # a save before the first step, after every step, and after every epoch
+    for save, moment, reached in (
+        (7, "renamed", STEPS),
+        (3, "half written", STEPS + 2),
+        (4, "written", 2 * STEPS),  # with the second epoch's line of metrics, which comes again
+    ):
+        killed = subprocess.run(
+            [sys.executable, "-c", _KILLED, str(out), str(save), moment],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        )
+        assert killed.returncode == -signal.SIGKILL
+        meta = load(out).meta
+        assert meta.epoch * STEPS + meta.step == reached
+        assert len(list(out.glob(f".{LAST}.*"))) == (moment != "renamed")
+    assert len(metrics(out)) == meta.epoch + 1 == 2
     own = resume_recipe(out)
-    short = replace(own, train=replace(own.train, epochs=reached[-1] // STEPS + 1))
+    short = replace(own, train=replace(own.train, epochs=2))
     with pytest.raises(InputError, match=r"train\.epochs is \d+, not 40"):
         run(short, out, resume=True)
     with pytest.raises(Interrupted):
         run(own, out, at=4, resume=True)
     quick = replace(own, train=replace(own.train, checkpoint_every=0))
     with pytest.raises(Interrupted):
-        run(quick, tmp_path / "whole", at=reached[-1] + 4)
+        run(quick, tmp_path / "whole", at=reached + 4)
     one, other = load(out), load(tmp_path / "whole")
     assert (one.meta.epoch, one.meta.step) == (other.meta.epoch, other.meta.step)
     assert (one.meta.progress, one.state.keys()) == (other.meta.progress, other.state.keys())
@@ -134,15 +129,6 @@ def test_a_kill_in_the_middle_of_a_save_loses_nothing(tmp_path: Path) -> None:
     assert all(torch.equal(v, other.state[k]) for k, v in one.state.items())
     assert metrics(out) == metrics(tmp_path / "whole")
     assert list(out.glob(".*")) == []
-
-
-def _position(out: Path) -> int:
-    """Iterations that the checkpoint holds."""
-    try:
-        meta = load(out).meta
-    except InputError:
-        return 0
-    return meta.epoch * STEPS + meta.step
 
 
 @pytest.fixture(scope="module")
