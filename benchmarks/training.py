@@ -8,7 +8,8 @@ weights and activations of 4 bits, 8-bit edges. The networks take turns, one ste
 work on the machine slows them alike, and the ratio is the median over rounds of a step over the float step
 of the same round. On a CPU time is CPU time of the process, wall time stands beside it; on a GPU it is
 wall time after synchronising. Weights are random: the speed does not depend on them. Every network is in the
-memory layout that is fastest for it, channels last.
+memory layout that is fastest for it, channels last. "lsq+lsq+residual" has a residual path of 8 bits
+(`residual_bits`), the others one of the bits of all activations.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from hwq.train.objective import Objective
 from hwq.train.optimise import make_optimiser
 from hwq.train.schedule import Schedule
 
-FLOAT = "float"
+FLOAT, RESIDUAL = "float", "lsq+lsq+residual"
 Step = Callable[[], object]
 
 
@@ -77,13 +78,14 @@ def networks(
         return only is None or name in only
 
     yield FLOAT, copy.deepcopy(model)
-    for weight, act in pairs():
-        name = f"{weight}+{act}"
+    rows = [(f"{weight}+{act}", weight, act, None) for weight, act in pairs()]
+    for name, weight, act, residual in [*rows, (RESIDUAL, "lsq", "lsq", EDGE_BITS)]:
         if not wanted(name):
             continue
         policy = Policy(
             weight_bits=bits,
             act_bits=bits,
+            residual_bits=residual,
             first_bits=EDGE_BITS,
             last_bits=EDGE_BITS,
             weight_method=weight,
