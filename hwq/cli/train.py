@@ -39,6 +39,12 @@ from hwq.cli.options import data_options, quant_options
     "--teacher", type=click.Path(), help="Distil from this network: a run, or a state dict of --model."
 )
 @click.option("--seed", type=int, help="Seed of everything random.")
+@click.option(
+    "--set",
+    metavar="SECTION.KEY=VALUE",
+    multiple=True,
+    help="Any other key of a recipe, as in train.weight_decay=1e-4. Repeatable.",
+)
 @click.option("--tensorboard", is_flag=True, default=None, help="Also write TensorBoard's event files.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out, exactly where it stopped.")
 @click.option("--evaluate", is_flag=True, help="No training: the test accuracy of the run in --out.")

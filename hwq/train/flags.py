@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tomllib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,7 +58,7 @@ def recipe_from_flags(
         recipe = replace(recipe, policy=policy or recipe.policy)
     if given.get("floating"):
         clash = [k for k in (*_POLICY, "quantize_input", "layer") if k in given]
-        if clash:
+        if clash or any(text.startswith("quant.") for text in given.get("set", ())):
             raise InputError("--float trains without quantisation: leave out the bits and methods")
         recipe = replace(recipe, policy=Policy.floating())
     recipe = replace(
@@ -73,7 +75,24 @@ def recipe_from_flags(
     recipe = replace(recipe, fixed=_fixed(recipe, given))
     if "init_from" in given or "pretrained" in given:  # either takes the place of the recipe's start
         recipe = replace(recipe, init_from=_file(given, "init_from"), pretrained=_file(given, "pretrained"))
-    return recipe
+    return _with_keys(recipe, given["set"]) if "set" in given else recipe
+
+
+def _with_keys(recipe: Recipe, texts: Sequence[str]) -> Recipe:
+    """The recipe with SECTION.KEY=VALUE over it; VALUE is TOML, or else a word as it stands."""
+    top = recipe.to_dict()
+    for text in texts:
+        name, equals, value = text.partition("=")
+        section, dot, key = name.strip().partition(".")
+        table = top.setdefault(section, {})
+        if not (equals and dot and key and isinstance(table, dict)):
+            raise InputError(f"--set takes SECTION.KEY=VALUE, as in train.weight_decay=1e-4, not '{text}'")
+        try:
+            (read,) = tomllib.loads(f"value = {value}").values()
+        except ValueError:
+            read = value.strip()
+        table[key] = read
+    return recipe_from_dict(top, None, "--set")
 
 
 def tuning_recipe(run: Path) -> Recipe:
