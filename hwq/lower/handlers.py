@@ -80,8 +80,7 @@ def _within(bound: float, pending: Pending) -> float:
 
 def add(context: Context, call: Call) -> Pending | int:
     """Terms of both sides side by side: one rounding for the sum. Also adds integers of a shape."""
-    left: Any = call.args[0]
-    right: Any = call.args[1] if len(call.args) > 1 else call.kwargs.get("other")
+    left, right = (call.option(place, name, None) for place, name in enumerate(("input", "other")))
     if isinstance(left, int) and isinstance(right, int):
         return left + right
     if call.kwargs.get("alpha", 1) != 1:
@@ -209,8 +208,6 @@ FUNCTIONS: dict[Any, Handler] = {
     functional.pad: shapes.pad,
     operator.getitem: shapes.getitem,
     getattr: shapes.attribute,
-    functional.dropout: passes,
-    functional.dropout2d: passes,
     operator.mul: _integers(operator.mul),
     operator.floordiv: _integers(operator.floordiv),
     operator.sub: _integers(operator.sub),

@@ -8,9 +8,9 @@ from hwq.errors import UnsupportedError
 from hwq.quant.choices import Choices, Entries
 from hwq.quant.layers import QuantConv2d, QuantLinear
 from hwq.quant.methods import make_weight
-from hwq.quant.placing import Placer, freeze, readers
+from hwq.quant.placing import INPUT_QUANT, Placer, freeze, readers
 from hwq.quant.policy import Policy
-from hwq.quant.tracing import Kind, kind_of, trace, where
+from hwq.quant.tracing import Kind, kind_of, own_forward, trace, where
 
 
 def prepare(
@@ -50,6 +50,8 @@ def _drop_identities(module: fx.GraphModule) -> None:
 
 
 def _check(module: fx.GraphModule, kinds: dict[fx.Node, Kind]) -> None:
+    if hasattr(module, INPUT_QUANT):
+        raise UnsupportedError(f"'{INPUT_QUANT}' is the image's quantiser; give the module another name")
     inputs = [n for n, k in kinds.items() if k is Kind.INPUT]
     if len(inputs) != 1:
         raise UnsupportedError(f"the network has {len(inputs)} inputs; one image tensor is supported")
@@ -59,8 +61,15 @@ def _check(module: fx.GraphModule, kinds: dict[fx.Node, Kind]) -> None:
     if Kind.LAYER not in kinds.values():
         raise UnsupportedError("the network has no Conv2d and no Linear layer")
     for node, kind in kinds.items():
+        if node.op != "call_module":
+            continue
+        child = module.get_submodule(str(node.target))
+        if kind is not Kind.LAYER and own_forward(child):
+            raise UnsupportedError(
+                f"{where(node)}: {type(child).__name__} has a forward of its own; make it an nn.Module that "
+                "calls the layer and the rest, one after the other"
+            )
         if kind is Kind.LAYER:
-            child = module.get_submodule(str(node.target))
             if type(child) not in (nn.Conv2d, nn.Linear):
                 raise UnsupportedError(f"{where(node)}: {type(child).__name__} is already a special layer")
             if isinstance(child, nn.Conv2d) and child.padding_mode != "zeros":

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import operator
+import os
 import re
 import traceback
 from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum, auto
+from itertools import takewhile, zip_longest
 from keyword import iskeyword
 from pathlib import Path
 from typing import Any
@@ -73,7 +76,6 @@ _FUNCTIONS: dict[Any, Kind] = {
     torch.squeeze: Kind.CODES,
     functional.pad: Kind.CODES,
     operator.getitem: Kind.CODES,
-    functional.dropout: Kind.SKIP,
 }
 _METHODS: dict[str, Kind] = {
     "relu": Kind.RELU,
@@ -88,6 +90,10 @@ _METHODS: dict[str, Kind] = {
     "contiguous": Kind.SKIP,
     "size": Kind.SHAPE,
     "dim": Kind.SHAPE,
+}
+_DROPOUTS: dict[Any, type[nn.Module]] = {
+    functional.dropout: nn.Dropout,
+    functional.dropout2d: nn.Dropout2d,
 }
 
 
@@ -110,7 +116,8 @@ class _Tracer(fx.Tracer):
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         # as torch's `record_stack_traces` does, which imports its compiler first: seconds of every command
         node = super().create_node(*args, **kwargs)
-        calls = [(frame.f_code, line) for frame, line in traceback.walk_stack(None)]
+        inner = takewhile(lambda call: call[0].f_code is not _graph.__code__, traceback.walk_stack(None))
+        calls = [(frame.f_code, line) for frame, line in inner]
         node.stack_trace = "\n".join(
             f'File "{code.co_filename}", line {line}, in {code.co_name}' for code, line in reversed(calls)
         )
@@ -124,12 +131,42 @@ def trace(model: nn.Module, image_shape: tuple[int, int, int] | None = None) -> 
     """Trace a network (images (N, C, H, W) -> logits). Parameters are shared with `model`, not copied.
 
     image_shape: (H, W, C); with it, sizes that the code reads from tensors become constants (the batch
-    size stays free). Raises UnsupportedError naming the source line.
+    size stays free). Calls of F.dropout become modules, active in training alone. Raises UnsupportedError
+    naming the source line, also for a network that computes something else in evaluation.
     """
-    _check_names(model)
+    _check_modules(model)
+    with _modes_kept(model):
+        evaluated, graph = (_graph(model.train(training)) for training in (False, True))
+    for one, other in zip_longest(graph.nodes, evaluated.nodes):
+        if one is None or other is None or _call(one) != _call(other):
+            place = _place(type(model).__name__, []) if one is None else where(one)
+            raise UnsupportedError(
+                f"{place}: from here on the forward differs in training and in evaluation (self.training); "
+                "hardware can only be one of them"
+            )
+    module = fx.GraphModule(model, graph, class_name=type(model).__name__)
+    _modules_for_dropouts(module)
+    if image_shape is not None:
+        _fold_shapes(module, image_shape)
+    return module
+
+
+@contextmanager
+def _modes_kept(model: nn.Module) -> Iterator[None]:
+    """Afterwards every module, not the network alone, is in training or evaluation as it was."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _graph(model: nn.Module) -> fx.Graph:
+    """The calls of a forward pass in the mode that the network is in."""
     tracer = _Tracer()
     try:
-        graph = tracer.trace(model)
+        return tracer.trace(model)
     except UnsupportedError:
         raise
     except Exception as error:  # user code runs in here and may raise anything
@@ -139,21 +176,52 @@ def trace(model: nn.Module, image_shape: tuple[int, int, int] | None = None) -> 
             f"{place}: cannot trace this forward: {error} (one that depends on tensor values cannot become "
             "hardware)"
         ) from error
-    module = fx.GraphModule(tracer.root, graph, class_name=type(model).__name__)
-    if image_shape is not None:
-        _fold_shapes(module, image_shape)
-    return module
 
 
-def _check_names(model: nn.Module) -> None:
-    """torch.fx writes module names into Python source: refuse those that would not come out as names."""
-    for path, _ in model.named_modules():
+def _call(node: fx.Node) -> tuple[object, ...]:
+    """What a node computes; of a dropout not whether it is in training."""
+    args, kwargs = (node.args[:2], {}) if node.target in _DROPOUTS else (node.args, node.kwargs)
+    return node.op, node.target, repr(args), repr(kwargs)
+
+
+def _modules_for_dropouts(module: fx.GraphModule) -> None:
+    """F.dropout(x, p, self.training) was traced with the mode of that moment; a module follows its own."""
+    for node in list(module.graph.nodes):
+        if node.target not in _DROPOUTS:
+            continue
+        given = {**dict(zip(("input", "p"), node.args, strict=False)), **node.kwargs}
+        name = node.name
+        while hasattr(module, name):
+            name += "_"
+        module.add_submodule(name, _DROPOUTS[node.target](given.get("p", 0.5)).train(module.training))
+        with module.graph.inserting_before(node):
+            call = module.graph.create_node("call_module", name, (given["input"],))
+        call.meta = dict(node.meta)
+        call.stack_trace = node.stack_trace
+        node.replace_all_uses_with(call)
+        module.graph.erase_node(node)
+
+
+def _check_modules(model: nn.Module) -> None:
+    """Refuse what would be lost without a word: names that are none in Python (torch.fx writes it), hooks."""
+    for path, module in model.named_modules():
         for part in path.split("."):
             if iskeyword(part) or any(c in '"\\' or not c.isprintable() for c in part):
                 raise UnsupportedError(
                     f"module {path!r}: torch.fx cannot trace a module named {part!r} (a keyword of Python, "
                     "a quote or a control character in it); rename it"
                 )
+        if module._forward_hooks or module._forward_pre_hooks:
+            raise UnsupportedError(
+                f"'{path or type(model).__name__}': has forward hooks, which hardware cannot have; remove "
+                "them (weight_norm, spectral_norm and prune are such hooks, and have functions for that)"
+            )
+
+
+def own_forward(module: nn.Module) -> bool:
+    """Whether a subclass of a layer that hwq knows computes something else than the layer."""
+    base = next((t for t in _MODULES if isinstance(module, t)), None)
+    return base is not None and ("forward" in vars(module) or type(module).forward is not base.forward)
 
 
 def output_shape(module: fx.GraphModule) -> tuple[int, ...]:
@@ -188,7 +256,8 @@ def kind_of(module: fx.GraphModule, node: fx.Node) -> Kind:
             found, what = None, f"the tensor '{node.target}'"
     if found is None or (found is Kind.ADD and len(node.all_input_nodes) == 0):
         raise UnsupportedError(f"{where(node)}: {what} is not supported")
-    if found is Kind.ADD and any(not isinstance(a, fx.Node) for a in node.args[:2]):
+    operands = [*node.args[:2], *(node.kwargs[k] for k in ("input", "other") if k in node.kwargs)]
+    if found is Kind.ADD and any(not isinstance(a, fx.Node) for a in operands):
         raise UnsupportedError(f"{where(node)}: adds a constant, which is not supported")
     return found
 
@@ -220,8 +289,8 @@ def _frames(error: BaseException) -> list[tuple[str, str]]:
 
 
 def _place(path: str, frames: list[tuple[str, str]]) -> str:
-    """The path, and the innermost line that is neither torch's nor hwq's tracing."""
-    others = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
+    """The path, and the innermost line that is neither torch's nor of the tracing."""
+    others = (str(Path(torch.__file__).parent) + os.sep, __file__, "<")
     own = [(name, line) for name, line in frames if not name.startswith(others)]
     return f"'{path}' ({Path(own[-1][0]).name}:{own[-1][1]})" if own else f"'{path}'"
 
@@ -243,18 +312,14 @@ class _Shapes(fx.Interpreter):
 def _fold_shapes(module: fx.GraphModule, image_shape: tuple[int, int, int]) -> None:
     """Replace every integer read from a shape, but the batch size, by its value."""
     h, w, c = image_shape
-    training = module.training
-    module.eval()
+    first = next(module.parameters(), torch.zeros(()))
     try:
-        first = next(module.parameters(), torch.zeros(()))
-        with torch.no_grad():
-            shapes = _Shapes(module)
+        with torch.no_grad(), _modes_kept(module):
+            shapes = _Shapes(module.eval())
             shapes.extra_traceback = False  # it would rewrite the message
             shapes.run(torch.zeros(2, c, h, w, device=first.device, dtype=first.dtype))
     except UnsupportedError as error:
         raise UnsupportedError(f"the network does not take images of {h} x {w} x {c}: {error}") from error
-    finally:
-        module.train(training)
     for node, dim, source in list(_shape_reads(module.graph)):
         shape = source.meta[SHAPE]
         if dim % len(shape) == 0:
