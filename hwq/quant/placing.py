@@ -81,13 +81,17 @@ class Placer:
                 if raw:
                     self.raw.add(node)
             case Kind.CONCAT:
-                self._insert(sources)
+                self._insert(sources, concat=node)
+                for held in (*sources, *map(self._source, sources)):
+                    if held in self.wide:
+                        self._narrow(held)
                 positive = all(self._source(n) in self.positive for n in node.all_input_nodes)
             case Kind.SHAPE | Kind.OUTPUT:
                 return
         if positive:
             self.positive.add(node)
-        if kind in _MOVES and any(self._source(n) in self.wide for n in sources):
+        moves = kind in _MOVES or (kind is Kind.CONCAT and self._is_residual(node))
+        if moves and any(self._source(n) in self.wide for n in sources):
             self.wide.add(node)
 
     def _source(self, node: fx.Node) -> fx.Node:
@@ -144,10 +148,11 @@ class Placer:
                 return Role.POOL
             case Kind.NORM if node in self.on_codes:
                 return Role.NORM
-            case _ if self.choices.policy.residual_bits is not None and self._is_summed(node):
-                return Role.RESIDUAL
             case _:
-                return Role.PLAIN
+                return Role.RESIDUAL if self._is_residual(node) else Role.PLAIN
+
+    def _is_residual(self, node: fx.Node) -> bool:
+        return self.choices.policy.residual_bits is not None and self._is_summed(node)
 
     def _is_summed(self, node: fx.Node) -> bool:
         """Whether an addition or average pool reads the codes of the node, moved about at most."""
@@ -206,9 +211,17 @@ class Placer:
         if layers:
             self._insert([holder], layers)
 
-    def _insert(self, nodes: list[fx.Node], layers: Sequence[fx.Node] = ()) -> None:
-        """The same quantiser, so one scale, after each of the nodes; all readers, or `layers`, read codes."""
+    def _insert(
+        self, nodes: list[fx.Node], layers: Sequence[fx.Node] = (), concat: fx.Node | None = None
+    ) -> None:
+        """The same quantiser, so one scale, after each of the nodes; all readers, or `layers`, read codes.
+
+        concat: what has the nodes as operands; of the residual path it reads codes of its own.
+        """
         role = Role.PLAIN if layers else self._role(nodes)
+        if concat is not None and self._is_residual(concat):
+            role = Role.RESIDUAL
+        before = {node for node in nodes if self._source(node) in self.wide}
         signed = not all(self._source(n) in self.positive for n in nodes)
         name = INPUT_QUANT
         if role is not Role.IMAGE:
@@ -235,7 +248,8 @@ class Placer:
                 call = graph.create_node("call_module", name, (node,), name=name)
             call.meta = {**{k: v for k, v in node.meta.items() if k != SHAPE}, OF: of}
             call.stack_trace = node.stack_trace
-            for user in list(layers or node.users):
+            served = layers or ([concat] if concat is not None and node in before else node.users)
+            for user in list(served):
                 if user is not call and self.kinds.get(user) is not Kind.SHAPE:
                     user.replace_input_with(node, call)
             self.raw.discard(node)
@@ -250,5 +264,5 @@ class Placer:
         count = 1
         while name in self.names:
             count += 1
-            name = f"{base}_{count}_quant"
+            name = f"{base}_{count}{ending}"
         return name

@@ -40,10 +40,8 @@ def _check(module: fx.GraphModule) -> None:
     got = _read(module)
     # besides: the image (9), what a pool (5) and a BN on codes (11) hand on
     assert got[Kind.LAYER] <= {3, 5, 9, 11}
-    # a concat's operands share act_bits, whoever reads them
-    allowed = {7, 5, 9, 11} | ({3} if Kind.CONCAT in got else set())
-    assert got.get(Kind.ADD, set()) <= allowed
-    assert got.get(Kind.AVERAGE, set()) <= allowed
+    assert got.get(Kind.ADD, set()) <= {7, 5, 9, 11}
+    assert got.get(Kind.AVERAGE, set()) <= {7, 5, 9, 11}
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -99,6 +97,41 @@ class Activated(nn.Module):
         return self.fc(x.mean((2, 3)))
 
 
+class Joined(nn.Module):
+    """A sum is read by a layer, by a second sum and by a concat; an average pool reads a concat."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = (nn.Conv2d(n, 4, 3, padding=1) for n in (3, 4, 4))
+        self.d, self.e = nn.Conv2d(8, 4, 1), nn.Conv2d(8, 4, 1)
+        self.fc = nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.a(x))
+        x = F.relu(x + self.b(x))
+        y = torch.cat([x, F.relu(self.c(x))], 1)
+        x = F.relu(x + self.d(y))
+        y = torch.cat([x, F.relu(self.e(y))], 1)
+        return self.fc(F.avg_pool2d(y, y.shape[2:]).flatten(1))
+
+
+def test_a_concat_leaves_the_residual_path_its_codes() -> None:
+    module = prepare(Joined(), NARROW, (8, 8, 3))
+    assert next(n for n in module.graph.nodes if n.name == "add_1").args[0].name == "relu_2_residual_quant"
+    got = {r.name: r.type for r in describe(module) if r.name.endswith("_quant")}
+    assert got == {
+        "input_quant": "s9",
+        "relu_residual_quant": "u7",
+        "relu_quant": "u3",
+        "relu_2_residual_quant": "u7",
+        "relu_2_quant": "u3",
+        "relu_cat_quant": "u3",
+        "relu_cat_residual_quant": "u7",
+        "avg_pool2d_quant": "u5",
+    }
+    _check(module)
+
+
 def test_layers_codes_are_made_after_what_moves_them() -> None:
     module = prepare(Activated(), NARROW, (8, 8, 3))
     got = {r.name: (r.type, r.of) for r in describe(module) if r.name.endswith("_quant")}
@@ -143,6 +176,9 @@ def test_patterns() -> None:
     sums = types("layer1_0_relu2_residual_quant=a12")
     assert (sums["layer1_0_relu2_quant"], sums["layer1_0_relu2_residual_quant"]) == ("u3", "u12")
     assert types("*_residual_quant=a9")["layer3_0_relu2_residual_quant"] == "u9"
+    shared = Policy(act_bits=3, residual_bits=7, layers=(LayerRule.parse("*_residual_quant=a9"),))
+    widths = {r.name: r.type for r in describe(prepare(Joined(), shared)) if "_residual_quant" in r.name}
+    assert (len(widths), set(widths.values())) == (3, {"u9"})  # two made by F.relu
     with pytest.raises(InputError, match="layer pattern 'layer1_0_relu9_residual_quant'"):
         types("layer1_0_relu9_residual_quant=a9")
 
