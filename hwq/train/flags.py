@@ -12,6 +12,7 @@ from hwq.data import DataSpec
 from hwq.errors import InputError
 from hwq.models import located
 from hwq.quant import OFF, LayerRule, Policy
+from hwq.quant.choices import IMAGE
 from hwq.quant.policy import DEFAULT_IMAGE_BITS
 from hwq.train.checkpoint import read_meta
 from hwq.train.fixedpoint import FixedPoint
@@ -145,7 +146,7 @@ def calibration_recipe(source: Path, path: str | None, given: dict[str, Any]) ->
         start = recipe_from_dict(meta.recipe, None, str(source))
         start = replace(start, policy=POST_TRAINING, mean=meta.mean, std=meta.std)
     recipe = recipe_from_flags(path, given, start=start, policy=POST_TRAINING)
-    return replace(recipe, init_from=str(source.expanduser().resolve()), pretrained=None)
+    return replace(recipe, init_from=str(source.expanduser().resolve()), pretrained=None, fixed=None)
 
 
 def _file(given: dict[str, Any], name: str) -> str | None:
@@ -178,6 +179,8 @@ def _policy(policy: Policy, given: dict[str, Any]) -> Policy:
     elif given.get("quantize_input") and policy.image_bits == OFF:
         policy = replace(policy, input_bits=DEFAULT_IMAGE_BITS)
     rules = {rule.pattern: rule for rule in policy.layers}
+    if "quantize_input" in given and (image := rules.pop(IMAGE, None)) and set(image.given()) != {"act_bits"}:
+        rules[IMAGE] = replace(image, act_bits=None)
     for rule in map(LayerRule.parse, given.get("layer", ())):
         rules.pop(rule.pattern, None)
         rules[rule.pattern] = rule

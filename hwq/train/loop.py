@@ -120,6 +120,8 @@ class _Loop:
         self.folded: FoldedNetwork | None = None
         if recipe.fixed is not None and has_begun(stored):
             self.folded = go_on(self.model, recipe.fixed, began.meta)
+        elif recipe.fixed is not None:
+            folded(self.model, recipe.fixed, began.meta)  # raises now what it would at the change-over
         self.shared, self.forward = self._shared()
         self.state = State(
             meta=began.meta,
@@ -241,7 +243,8 @@ class _Loop:
         state, schedule = self.state, self.schedule
         rate = learning_rate(schedule, self.batches.steps, self.done)
         # dropout depends on the position in the run alone, as order and augmentation do
-        torch.manual_seed((schedule.seed * 1_000_003 + self.done) * 1_003 + self.world.rank)
+        mixed = (schedule.seed * 1_000_003 + self.done) * 1_003 + self.world.rank
+        torch.manual_seed(mixed % (1 << 63))
         try:
             with state.precision.cast():
                 logits = self.forward(images)

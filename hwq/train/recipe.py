@@ -103,6 +103,11 @@ def recipe_from_dict(top: dict[str, Any], base: Path | None = None, source: str 
     for section in ("data", "quant", "train", "fixed"):
         if not isinstance(top.get(section, {}), dict):
             raise InputError(f"{source}: '{section}' must be a table: [{section}]")
+    for key in ("model", "init_from", "pretrained"):
+        if not isinstance(top.get(key, ""), str):
+            raise InputError(f"{source}: {key} must be a text in quotes, not {top[key]!r}")
+    if not isinstance(top.get("float", False), bool):
+        raise InputError(f"{source}: float must be true or false, not {top['float']!r}")
     data = top.get("data", {})
     if "name" not in data:
         raise InputError(f'{source}: [data] needs a name, as in name = "digits"')
@@ -111,6 +116,8 @@ def recipe_from_dict(top: dict[str, Any], base: Path | None = None, source: str 
     if spec.root is not None:
         spec = replace(spec, root=_path(spec.root, base))
     start = default_recipe(spec, top.get("model"))
+    if top.get("float") and "quant" in top:
+        raise InputError(f"{source}: float = true trains without quantisation: leave out [quant]")
     policy = Policy.floating() if top.get("float") else start.policy
     starts = {key: top.get(key) for key in ("init_from", "pretrained")}
     schedule = _typed(source, "train", Schedule, top.get("train", {}), start.train)
@@ -129,7 +136,7 @@ def recipe_from_dict(top: dict[str, Any], base: Path | None = None, source: str 
         mean=mean,
         std=std,
         fixed=fixed,
-        **{key: _path(value, base) if isinstance(value, str) else None for key, value in starts.items()},
+        **{key: None if value is None else _path(value, base) for key, value in starts.items()},
     )
 
 

@@ -16,6 +16,7 @@ from hwq.train.batches import Batches
 from hwq.train.checkpoint import Meta, fill, load, load_weights
 from hwq.train.distill import load_teacher
 from hwq.train.distributed import World
+from hwq.train.exportable import check_exportable
 from hwq.train.opening import opening
 from hwq.train.pretrained import fit_classes
 from hwq.train.progress import Reporter
@@ -55,7 +56,7 @@ def start(
     is given. workers: processes that decode images, see `load_split`. Raises InputError.
     """
     meta, batches, test = open_data(recipe, device, world, reporter, test_images=test_images, workers=workers)
-    torch.manual_seed(recipe.train.seed)  # the network's first weights
+    torch.manual_seed(recipe.train.seed % (1 << 63))  # the network's first weights
     network = build(recipe.model, meta.image_shape, len(meta.classes))
     began = recipe.init_from or recipe.pretrained
     measured, kept = False, None
@@ -141,7 +142,8 @@ def _normalisation(recipe: Recipe, training: Split) -> tuple[tuple[float, ...], 
 def prepared(network: nn.Module, recipe: Recipe, meta: Meta, policy: Policy | None = None) -> fx.GraphModule:
     """The network with the quantisers of the recipe, or of `policy`.
 
-    Raises InputError where it does not fit the classes.
+    Raises InputError where it does not fit the classes, UnsupportedError where it is quantised and no export
+    could take it.
     """
     model = prepare(network, policy or recipe.policy, meta.image_shape)
     shape, classes = output_shape(model), len(meta.classes)
@@ -150,6 +152,8 @@ def prepared(network: nn.Module, recipe: Recipe, meta: Meta, policy: Policy | No
             f"{recipe.model} yields {' x '.join(map(str, shape[1:])) or 'no'} values an image, but "
             f"{recipe.data} has {classes} classes; a factory may take the argument `classes`"
         )
+    if not recipe.floating:
+        check_exportable(model, meta)
     return model
 
 

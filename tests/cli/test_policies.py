@@ -17,6 +17,7 @@ def _listed(p: Place) -> Arguments:
     return _recipe('model = "mlp"\n[data]\nname = "digits"\n[quant]\nact_list = [8, 8]\n')(p)
 
 
+DIGITS = '[data]\nname = "digits"\n'
 BAD = [
     Case("no bits", _train("-w", 0), 2, ("weight_bits", "1..16")),
     Case("too many bits", _train("-a", 17), 2, ("act_bits", "1..16")),
@@ -32,6 +33,12 @@ BAD = [
     Case("unknown word", _train("--first", "weighs"), 2, ("first", "weights, same, off", "weighs")),
     Case("list too short", _listed, 2, ("act_list has 2 entries", "takes 3: fc1, fc2, fc3")),
     Case("float with bits", _train("--float", "--no-branch"), 2, ("--float",)),
+    Case("rescale of nothing", _train("--weights", "lsq", "--set", "quant.rescale=learned"), 2, ("dorefa",)),
+    Case("model of a wrong type", _recipe(f"model = 5\n{DIGITS}"), 2, ("recipe.toml", "model", "not 5")),
+    Case("start of a wrong type", _recipe(f"init_from = true\n{DIGITS}"), 2, ("init_from", "not True")),
+    Case("pretrained of a wrong type", _recipe(f"pretrained = 3\n{DIGITS}"), 2, ("pretrained", "not 3")),
+    Case("float of a wrong type", _recipe(f'float = "no"\n{DIGITS}'), 2, ("float", "true or false")),
+    Case("float and bits", _recipe(f"float = true\n{DIGITS}[quant]\n"), 2, ("float", "[quant]")),
 ]
 
 

@@ -144,9 +144,10 @@ def test_bad_flags(tmp_path: Path) -> None:
 
 
 def test_a_float_tensor_is_named_before_training(tmp_path: Path) -> None:
-    chosen = fixed_recipe(FixedPoint(format="16,8", epochs=2), policy=Policy(last="off"))
+    chosen = fixed_recipe(FixedPoint(format="16,8", epochs=1), policy=Policy(last="off"), epochs=3)
     with pytest.raises(InputError, match=r"codes everywhere.*linear"):
         run(chosen, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_export_for_other_constants_says_so(tmp_path: Path) -> None:

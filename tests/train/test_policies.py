@@ -130,6 +130,10 @@ def _wide(pattern: str, bits: int) -> LayerRule:
     return LayerRule(pattern=pattern, weight_bits=bits)
 
 
+def _image(**keys: Any) -> LayerRule:
+    return LayerRule(pattern="input", **keys)
+
+
 @pytest.mark.parametrize(
     ("start", "given_", "changes"),
     [
@@ -149,6 +153,14 @@ def _wide(pattern: str, bits: int) -> LayerRule:
         ({"act_list": (6, 4, 4)}, {"quantize_input": True}, {}),
         ({"input_bits": 5}, {"quantize_input": True}, {}),
         ({"input_bits": 5}, {"quantize_input": False}, {"input_bits": 32}),
+        ({"layers": (_image(act_bits=32),)}, {"quantize_input": True}, {"layers": ()}),
+        ({"layers": (_image(act_bits=9),)}, {"quantize_input": False}, {"layers": (), "input_bits": 32}),
+        (
+            {"layers": (_image(act_bits=9, act_method="lsq"),)},
+            {"quantize_input": False},
+            {"layers": (_image(act_method="lsq"),), "input_bits": 32},
+        ),
+        ({"layers": (_image(act_bits=9),)}, {"act_bits": 4}, {"act_bits": 4}),
         # rules of flags come later; one of the same name replaces
         ({"layers": RULED}, {"layer": ("fc3=w2",)}, {"layers": (*RULED, _wide("fc3", 2))}),
         ({"layers": RULED}, {"layer": ("fc1=w2",)}, {"layers": (RULED[1], _wide("fc1", 2))}),
