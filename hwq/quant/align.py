@@ -145,7 +145,7 @@ def _scales(requantisation: Requantisation, now: float) -> list[float]:
 
 def _error(requantisation: Requantisation, values: Tensor, quantizer: ActQuantizer, scale: float) -> float:
     """Mean squared error of the codes' values, (C, n), with biases as they would be stored."""
-    shift = requantisation.bias()
+    shift = requantisation.bias().to(values.device)  # of no layer at all: a zero on the CPU
     stored = requantisation.form.quantize((shift / scale).reshape(-1).cpu().numpy(), bias=True)
     kept = torch.from_numpy(stored.values()).to(shift.device) * scale
     moved = values + (kept - shift).reshape(-1, 1)

@@ -149,7 +149,7 @@ def _shift(module: nn.Module, by: Tensor) -> bool:
     if isinstance(module, Requantisation):
         holder = module.bias.holder()
         # what rounding its own bias added stays, however the bias is moved
-        return holder is not None and _shift(holder, by + module.bias_error())
+        return holder is not None and _shift(holder, by + module.bias_error(by.device))
     bias = module.bias
     if isinstance(bias, Tensor):
         bias.add_(by)

@@ -217,8 +217,10 @@ class Requantisation(nn.Module):
 
     def forward(self, *sums: Tensor) -> Tensor:
         """One tensor a term, (N, C, ...) -> the same shape."""
-        scale = self.end().detach()
-        gains, shift = [t.gain() for t in self.terms], self.bias()
+        # constants without a module are born on the CPU
+        device = sums[0].device
+        scale = self.end().detach().to(device)
+        gains, shift = [t.gain().to(device) for t in self.terms], self.bias().to(device)
         if not self.real:
             gains, shift = self._straight_through(gains, shift, scale)
         total: Tensor | None = None
@@ -251,12 +253,12 @@ class Requantisation(nn.Module):
         return known if len(known) == len(made) else None
 
     @torch.no_grad()
-    def bias_error(self) -> Tensor:
+    def bias_error(self, device: torch.device) -> Tensor:
         """(Q(B) - B) * scale, float64 () or (C,): what storing the biases adds to every output."""
-        scale, shift = self.end(), self.bias()
+        scale, shift = self.end().to(device), self.bias().to(device)
         stored = self._stored_bias.constants(shift / scale)
         assert stored is not None
-        return _values(stored, shift.device) * scale - shift
+        return _values(stored, device) * scale - shift
 
     def extra_repr(self) -> str:
         return f"{self.name}, {self.form}"
