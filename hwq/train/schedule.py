@@ -9,6 +9,8 @@ from hwq.errors import InputError
 
 RANDOM_VIEWS = "resized-crop"
 """The augmentation that reads the files anew in every epoch."""
+_SEEDS = 1 << 32
+"""Torch's generators take 64 bits, which also hold the position in the run."""
 _RISE = 0.3
 """Share of a one-cycle run in which the rate rises, where `warmup` does not say it."""
 
@@ -82,16 +84,22 @@ class Schedule:
         _choose("augment", self.augment, ("crop-flip", "crop", "none", RANDOM_VIEWS))
         _choose("amp", self.amp, ("off", "bf16", "fp16"))
         _atleast("batch", self.batch, 1)
-        for name in ("epochs", "lr", "final_lr", "warmup", "momentum", "weight_decay", "label_smoothing"):
+        for name in ("epochs", "lr", "final_lr", "warmup", "weight_decay"):
             _atleast(name, getattr(self, name), 0)
         for name in ("pad", "alpha_decay", "quant_lr", "quant_decay", "calibrate", "bn_freeze"):
             _atleast(name, getattr(self, name), 0)
-        for name in ("bn_estimate", "gamma", "distill", "checkpoint_every", "jitter"):
+        for name in ("bn_estimate", "distill", "checkpoint_every", "jitter"):
             _atleast(name, getattr(self, name), 0)
+        if self.bn_estimate == 1:
+            raise InputError("bn_estimate must be 0 (none) or at least 2 images, not 1")
+        if not 0 <= self.gamma <= 1:
+            raise InputError(f"gamma must be at least 0 and at most 1, not {self.gamma}")
+        if abs(self.seed) >= _SEEDS:
+            raise InputError(f"seed must be below {_SEEDS} in size, not {self.seed}")
         for name in ("step_epochs", "temperature", "eps"):
             if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"{name} must be a finite number above 0, not {getattr(self, name)}")
-        for name in ("beta1", "beta2", "ema"):
+        for name in ("momentum", "beta1", "beta2", "ema", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 0 and below 1, not {getattr(self, name)}")
         if self.jitter and self.augment != RANDOM_VIEWS:

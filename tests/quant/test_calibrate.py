@@ -267,6 +267,16 @@ def test_norms_are_the_plain_mean_over_batches(floating: bool) -> None:
     assert all(q.observer is None for q in model.modules() if isinstance(q, ActQuantizer))
 
 
+def test_statistics_from_nothing_stay_as_they_were() -> None:
+    model = _prepared().train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(InputError, match="at least 2 images"):
+        estimate_norms(model, iter(()))
+    after = model.state_dict()
+    assert [k for k, v in before.items() if not torch.equal(v, after[k])] == []
+    assert all(m.training for m in model.modules())
+
+
 # -- biases --------------------------------------------------------------------------------------
 
 
