@@ -8,6 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from hwq.quant.norms import ESTIMATED
+
 
 class _Gather(torch.autograd.Function):
     """A row of numbers (K,) -> the rows of all processes (W, K); gradients find the way back."""
@@ -34,8 +36,8 @@ class _Shared(nn.modules.batchnorm._BatchNorm):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        # without momentum the statistics are being estimated, from the same images in every process
-        if not self.training or self.momentum is None:
+        # statistics are estimated from the same images in every process
+        if not self.training or getattr(self, ESTIMATED, False):
             plain: Tensor = super().forward(input)
             return plain
         x = input.to(torch.promote_types(input.dtype, torch.float32))
@@ -58,12 +60,16 @@ class _Shared(nn.modules.batchnorm._BatchNorm):
         return out.to(input.dtype)
 
     @torch.no_grad()
-    def _track(self, mean: Tensor, variance: Tensor, total: Tensor, momentum: float) -> None:
+    def _track(self, mean: Tensor, variance: Tensor, total: Tensor, momentum: float | None) -> None:
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
         self.num_batches_tracked.add_(1)
-        self.running_mean.lerp_(mean, momentum)
-        self.running_var.lerp_(variance * (total / (total - 1)), momentum)
+        # without momentum it is the plain average of all batches
+        weight: Any = momentum
+        if momentum is None:
+            weight = self.num_batches_tracked.double().reciprocal().to(mean.dtype)
+        self.running_mean.lerp_(mean, weight)
+        self.running_var.lerp_(variance * (total / (total - 1)), weight)
 
 
 class SharedNorm1d(_Shared, nn.BatchNorm1d):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hwq.data import load_split
-from hwq.quant import Policy
+from hwq.quant import Policy, estimate_norms
 from hwq.train import Interrupted, Normalise, World, joined, loop, resume_recipe, state, train
 from hwq.train.batches import Batches
 from hwq.train.distill import fingerprint
@@ -92,9 +92,16 @@ def _batches(world: World) -> bool:
 def _norms(world: World) -> float:
     """Largest difference between a shared batch norm and one over the whole batch, in float64."""
     worst = 0.0
-    for shape, kind in (((7, 3, 2, 2), nn.BatchNorm2d), ((7, 3), nn.BatchNorm1d)):
+    cases: list[tuple[tuple[int, ...], type[nn.BatchNorm1d | nn.BatchNorm2d], float | None]] = [
+        ((7, 3, 2, 2), nn.BatchNorm2d, 0.3),
+        ((7, 3), nn.BatchNorm1d, 0.3),
+        ((7, 3, 2, 2), nn.BatchNorm2d, None),
+    ]
+    for shape, kind, momentum in cases:
         torch.manual_seed(3)
-        one, shared = (kind(3, momentum=0.3).double() for _ in range(2))
+        one, shared = (kind(3, momentum=momentum).double() for _ in range(2))
+        assert one.num_batches_tracked is not None
+        one.num_batches_tracked.fill_(2)
         for parameter in one.parameters():
             nn.init.normal_(parameter)
         shared.load_state_dict(one.state_dict())
@@ -108,13 +115,23 @@ def _norms(world: World) -> float:
         assert whole.grad is not None
         assert mine.grad is not None
         pairs: list[tuple[Tensor, Tensor]] = [(out[part], own), (whole.grad[part], mine.grad)]
-        pairs += [(a.double(), b.double()) for a, b in zip(one.buffers(), shared.buffers(), strict=True)]
+        pairs += _buffers(one, shared)
         for a, b in zip(one.parameters(), shared.parameters(), strict=True):
             assert a.grad is not None
             assert b.grad is not None
             pairs.append((a.grad, world.sum(b.grad)))
+        # from the same images in every process, which need no message
+        for norm in (one, shared):
+            estimate_norms(norm, [images, 2 * images])
+        pairs += _buffers(one, shared)
         worst = max(worst, *(float((a - b).abs().max()) for a, b in pairs))
     return worst
+
+
+def _buffers(one: nn.Module, other: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """Copies in float64."""
+    pairs = zip(one.buffers(), other.buffers(), strict=True)
+    return [(a.detach().clone().double(), b.detach().clone().double()) for a, b in pairs]
 
 
 if __name__ == "__main__":
