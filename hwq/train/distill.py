@@ -10,7 +10,7 @@ from torch import nn
 
 from hwq.errors import InputError
 from hwq.models import build
-from hwq.train.checkpoint import Meta, fill, find, load, load_weights
+from hwq.train.checkpoint import Meta, fill, find, load, load_weights, read_meta
 from hwq.train.recipe import Recipe
 from hwq.train.restore import rebuild
 
@@ -38,6 +38,9 @@ def load_teacher(recipe: Recipe, meta: Meta) -> nn.Module | None:
             raise InputError(
                 f"{source}: was trained quantised, and its float network teaches nothing; set teacher"
             )
+        theirs = read_meta(path)
+        if theirs is not None:
+            _check(path, meta, theirs)
         network = build(name, meta.image_shape, len(meta.classes))
         fill(network, weights, source, name)
     return network.eval().requires_grad_(False)
@@ -45,7 +48,12 @@ def load_teacher(recipe: Recipe, meta: Meta) -> nn.Module | None:
 
 def _of_run(path: Path, meta: Meta) -> nn.Module:
     stored = load(path)
-    theirs = stored.meta
+    _check(path, meta, stored.meta)
+    return rebuild(stored, path)
+
+
+def _check(path: Path, meta: Meta, theirs: Meta) -> None:
+    """Raises InputError for a teacher that learned from images seen otherwise, or other classes."""
     for what, mine, other in (
         ("classes", meta.classes, theirs.classes),
         ("image shape", meta.image_shape, theirs.image_shape),
@@ -54,7 +62,6 @@ def _of_run(path: Path, meta: Meta) -> nn.Module:
     ):
         if mine != other:
             raise InputError(f"{path}: a teacher with another {what} ({_short(other)}, not {_short(mine)})")
-    return rebuild(stored, path)
 
 
 def _short(value: object) -> str:

@@ -101,12 +101,15 @@ def test_a_teacher_from_the_command_line(tmp_path: Path, monkeypatch: pytest.Mon
         ({"teacher": "mlp.pt", "teacher_model": "resnet999"}, "resnet999"),
         ({"start": "quantised"}, "was trained quantised"),
         ({"teacher": "quantised", "other": True}, r"a teacher with another mean \(\(0.305183,\), not"),
+        ({"start": "float", "other": True}, r"a teacher with another mean \(\(0.305183,\), not"),
     ],
 )
 def test_teachers_that_cannot_teach(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
     torch.save(build("mlp", (8, 8, 1), 10).state_dict(), tmp_path / "mlp.pt")
     if "quantised" in changes.values():
         run(recipe(epochs=0), tmp_path / "quantised")
+    if "float" in changes.values():
+        run(recipe(policy=FLOAT, epochs=0), tmp_path / "float")
     for key in ("teacher", "start"):
         if key in changes:
             changes = {**changes, key: str(tmp_path / changes[key])}
