@@ -18,13 +18,13 @@ from hwq.data import DataSpec
 from hwq.errors import InputError
 from hwq.files import write_atomically
 from hwq.quant import Policy
+from hwq.quant.dorefa import Rescale
+from hwq.quant.methods import ACT_METHODS, WEIGHT_METHODS, make_act, make_weight
 
 FORMAT = 1
 LAST, BEST = "checkpoint.safetensors", "best.safetensors"
 _OPTIONAL = ("num_batches_tracked", "_quant.seen")
 """What older files lack; their modules know what that means."""
-_OF_QUANTIZER = re.compile(r"_quant\.\w+$")
-"""Names of quantisers' tensors: `prepare` calls every quantiser something_quant."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +147,8 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], Policy | None]:
         if header is None:
             return {k.removeprefix("module."): v for k, v in tensors.items()}, None
         run = _checkpoint(path, header, tensors)
-        weights = {k: v for k, v in run.model.items() if not _OF_QUANTIZER.search(k)}
+        own = _of_quantizers()
+        weights = {k: v for k, v in run.model.items() if not own.search(k)}
         return weights, None if run.meta.policy.floats else run.meta.policy
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
@@ -160,6 +161,15 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], Policy | None]:
     if not isinstance(stored, dict) or not all(isinstance(v, Tensor) for v in stored.values()):
         raise InputError(f"{path}: holds no state dict (names -> tensors)")
     return {str(k).removeprefix("module."): v for k, v in stored.items()}, None
+
+
+def _of_quantizers() -> re.Pattern[str]:
+    """Names of quantisers' tensors. `prepare` calls every quantiser something_quant; so may users a layer."""
+    made = [make_weight(name, 4, rescale=Rescale.LEARNED.value) for name in WEIGHT_METHODS]
+    tensors = {
+        key for q in (*made, *(make_act(n, 4, signed=True) for n in ACT_METHODS)) for key in q.state_dict()
+    }
+    return re.compile(rf"_quant\.({'|'.join(sorted(tensors))})$")
 
 
 def fill(model: nn.Module, weights: dict[str, Tensor], source: Path | str, name: str) -> None:

@@ -13,7 +13,7 @@ from hwq.errors import InputError
 from hwq.models import build
 from hwq.quant import INPUT_QUANT, ActQuantizer, Policy, calibrate, estimate_norms, output_shape, prepare
 from hwq.train.batches import Batches
-from hwq.train.checkpoint import Meta, fill, load, load_weights
+from hwq.train.checkpoint import Meta, fill, load, load_weights, read_meta
 from hwq.train.distill import load_teacher
 from hwq.train.distributed import World
 from hwq.train.exportable import check_exportable
@@ -28,7 +28,7 @@ from hwq.train.schedule import RANDOM_VIEWS
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
     """model, teacher: on the device. meta: with the accuracies measured so far. kept: the network began as
-    a quantised one with the same [quant]. See `start`.
+    a quantised one with the same [quant] and the same images. See `start`.
     """
 
     meta: Meta
@@ -73,7 +73,8 @@ def start(
         if not recipe.floating and theirs is None and measured:
             place(network, device)
             meta.accuracy["float"] = _measure("float", network, test, meta, world, reporter)
-        kept = began if measured and theirs == recipe.policy else None
+        same = theirs == recipe.policy and _same_pixels(Path(began), meta)
+        kept = began if measured and same else None
     model = prepared(network, recipe, meta, policy)
     if kept is not None:
         fill(model, load(Path(kept)).model, kept, recipe.model)
@@ -91,6 +92,16 @@ def start(
         if fresh:
             _measure("teacher", teacher, test, meta, world, reporter)
     return Start(meta=meta, batches=batches, test=test, model=model, teacher=teacher, kept=kept is not None)
+
+
+def _same_pixels(run: Path, meta: Meta) -> bool:
+    """Whether a run's network saw images as this one will: else its ranges are those of other numbers."""
+    theirs = read_meta(run)
+    return theirs is not None and (theirs.mean, theirs.std, theirs.image_shape) == (
+        meta.mean,
+        meta.std,
+        meta.image_shape,
+    )
 
 
 def open_data(

@@ -32,3 +32,23 @@ def make(classes: int = 10) -> nn.Module:
 
 def dropping(classes: int = 10) -> nn.Module:
     return Tiny(classes, 0.3)
+
+
+class NamedLikeQuantisers(nn.Module):
+    """Layers whose names end as those of quantisers do."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.pre_quant = nn.Conv2d(1, 8, 3, stride=2, padding=1)
+        self.norm_quant = nn.BatchNorm2d(8)
+        self.relu = nn.ReLU()
+        self.pool = nn.AvgPool2d(4)
+        self.post_quant = nn.Linear(8, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.norm_quant(self.pre_quant(x)))
+        return self.post_quant(self.pool(x).flatten(1))
+
+
+def named_like_quantisers(classes: int = 10) -> nn.Module:
+    return NamedLikeQuantisers(classes)
