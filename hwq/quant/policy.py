@@ -132,9 +132,6 @@ class Policy:
         for name in ("first", "last"):
             self._check_edge(name, getattr(self, name))
         _check_names("", self.weight_method, self.act_method, self.rescale)
-        methods = {self.weight_method, *(rule.weight_method for rule in self.layers)}
-        if "learned" in {self.rescale, *(rule.rescale for rule in self.layers)} and "dorefa" not in methods:
-            raise InputError("rescale = 'learned' is of dorefa weights, which no layer has")
         patterns = [rule.pattern for rule in self.layers]
         for pattern in patterns:
             if patterns.count(pattern) > 1:

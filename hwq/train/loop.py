@@ -243,8 +243,7 @@ class _Loop:
         state, schedule = self.state, self.schedule
         rate = learning_rate(schedule, self.batches.steps, self.done)
         # dropout depends on the position in the run alone, as order and augmentation do
-        mixed = (schedule.seed * 1_000_003 + self.done) * 1_003 + self.world.rank
-        torch.manual_seed(mixed % (1 << 63))
+        torch.manual_seed((schedule.seed * 1_000_003 + self.done) * 1_003 + self.world.rank)
         try:
             with state.precision.cast():
                 logits = self.forward(images)

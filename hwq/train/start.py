@@ -56,7 +56,7 @@ def start(
     is given. workers: processes that decode images, see `load_split`. Raises InputError.
     """
     meta, batches, test = open_data(recipe, device, world, reporter, test_images=test_images, workers=workers)
-    torch.manual_seed(recipe.train.seed % (1 << 63))  # the network's first weights
+    torch.manual_seed(recipe.train.seed)  # the network's first weights
     network = build(recipe.model, meta.image_shape, len(meta.classes))
     began = recipe.init_from or recipe.pretrained
     measured, kept = False, None

@@ -33,7 +33,6 @@ BAD = [
     Case("unknown word", _train("--first", "weighs"), 2, ("first", "weights, same, off", "weighs")),
     Case("list too short", _listed, 2, ("act_list has 2 entries", "takes 3: fc1, fc2, fc3")),
     Case("float with bits", _train("--float", "--no-branch"), 2, ("--float",)),
-    Case("rescale of nothing", _train("--weights", "lsq", "--set", "quant.rescale=learned"), 2, ("dorefa",)),
     Case("model of a wrong type", _recipe(f"model = 5\n{DIGITS}"), 2, ("recipe.toml", "model", "not 5")),
     Case("start of a wrong type", _recipe(f"init_from = true\n{DIGITS}"), 2, ("init_from", "not True")),
     Case("pretrained of a wrong type", _recipe(f"pretrained = 3\n{DIGITS}"), 2, ("pretrained", "not 3")),

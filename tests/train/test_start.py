@@ -70,8 +70,8 @@ class Concat(nn.Module):
 @pytest.mark.parametrize("weights", WEIGHT_METHODS)
 def test_no_quantiser_is_taken_for_a_weight(tmp_path: Path, weights: str, acts: str) -> None:
     """Of any method: for the image, sums, concats, layers."""
-    widths = Policy(weight_bits=4, act_bits=4, residual_bits=8, rescale="learned")
-    model = prepare(Concat(), replace(widths, weight_method=weights, act_method=acts), (8, 8, 1))
+    widths = Policy(weight_bits=4, act_bits=4, residual_bits=8, weight_method=weights, act_method=acts)
+    model = prepare(Concat(), replace(widths, rescale="learned"), (8, 8, 1))
     meta = Meta(
         model="mlp",
         image_shape=(8, 8, 1),
