@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hwq.cli.export import ExportOptions
-from hwq.cli.options import format_options
+from hwq.cli.options import NewFile, format_options
 from hwq.errors import InputError
 
 if TYPE_CHECKING:
@@ -40,9 +40,7 @@ if TYPE_CHECKING:
 @click.option("--off-bits", type=click.IntRange(1, 16), help="Codes for tensors that training left off.")
 @click.option("--data", help="digits, cifar10[:ROOT] or folder:ROOT. Default: the data of training.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.")
-@click.option(
-    "--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="All of it, every layer."
-)
+@click.option("--json", "json_path", type=NewFile(), help="All of it, every layer.")
 def command(
     run: Path,
     images: int,
@@ -59,10 +57,6 @@ def command(
     output codes that changed, and the cheapest formats that keep it below the threshold. At the end the
     cheapest format for the whole network, and the command line for the bad layers alone.
     """
-    from hwq.files import check_writable
-
-    if json_path is not None:
-        check_writable(json_path.parent)
     export = ExportOptions(**options, allow_lossy=True)
     found = _explain(run, export, images, threshold / 100, threads)
     commands = _commands(run, export, found)

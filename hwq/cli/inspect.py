@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hwq.cli.issues import read_issues
-from hwq.cli.options import format_options
+from hwq.cli.options import NewFile, format_options
 from hwq.errors import InputError
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class OpFacts:
 @click.option(
     "--csv",
     "csv_path",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=NewFile(),
     help="With --scales: write them here, too, exactly, one line a scale.",
 )
 def command(target: Path, as_json: bool, scales: bool, csv_path: Path | None, **options: Any) -> int:

@@ -2,12 +2,38 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from hwq.errors import InputError
+from hwq.files import check_writable
+
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class NewFile(click.Path):
+    """A file to write, refused before any work where that would fail. Raises InputError, OSError.
+
+    Its folder must be there: a mistyped one is not made.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(dir_okay=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        name = param.opts[0] if param is not None else "file"
+        if path.is_dir():  # "" is this folder
+            raise InputError(f"{name} '{value}': is a folder")
+        if not path.parent.is_dir():
+            raise InputError(f"{name} {path}: no folder {path.parent}")
+        check_writable(path.parent)
+        return path
+
 
 _DATA = (
     click.option("--model", help="digits, resnet20, resnet18, torchvision:NAME, module.py:factory, ..."),

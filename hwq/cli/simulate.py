@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hwq.cli.options import NewFile
 from hwq.errors import InputError
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class SimulateOptions:
     show_default=True,
     help="ap: AMD's types. native: the same source on built-in integers, much faster.",
 )
-@click.option("--trace", type=click.Path(path_type=Path, dir_okay=False), help="Every op's codes, as .npz.")
+@click.option("--trace", type=NewFile(), help="Every op's codes, as .npz.")
 @click.option("--data", help="digits, cifar10[:ROOT] or folder:ROOT. Default: the data of training.")
 @click.option("--threads", type=click.IntRange(1, 256), default=1, show_default=True, help="CPU threads.")
 @click.option(
@@ -68,9 +69,7 @@ class SimulateOptions:
     help="The Python side: torch shares no code with any C++; native is faster; auto: native if it runs.",
 )
 @click.option("--accept-edits", is_flag=True, help="Files changed since export are listed, not a failure.")
-@click.option(
-    "--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Copy of the verdict."
-)
+@click.option("--json", "json_path", type=NewFile(), help="Copy of the verdict.")
 def command(
     run: Path,
     images: int | None,
@@ -126,8 +125,7 @@ def simulate_project(
     from hwq.serde import load
 
     manifest = read_manifest(folder)
-    for place in (folder, *(path.parent for path in (json_path, options.trace) if path is not None)):
-        check_writable(place)
+    check_writable(folder)
     edits = manifest.edits()
     for edit in edits:
         click.echo(f"{'accepted' if options.accept else 'changed since export'}: {edit}", err=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hwq.cli.options import NewFile
 from hwq.errors import InputError, MismatchError
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ class SweepOptions:
     help="Which exact simulator: compiled C++, torch, or the first that runs here. All give the same.",
 )
 @click.option("--picture/--no-picture", default=True, show_default=True, help="An .svg and a .png.")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Default: RUN/sweep.csv.")
+@click.option("--out", type=NewFile(), help="Default: RUN/sweep.csv.")
 def command(run: Path, **options: Any) -> None:
     """Measure RUN (a run folder or a checkpoint) at several formats of its constants.
 

@@ -245,6 +245,31 @@ def check(done: Done, case: Case) -> None:
         assert words in line, line
 
 
+def _into(*words: object) -> Callable[[Place], Arguments]:
+    """A finished run's command that is to write into a folder that is not there."""
+    return lambda p: [words[0], p.run, *words[1:], p.tmp / "nodir" / f"x.{str(words[-1])[2:]}"]
+
+
+NO_FOLDER = [
+    _into("explain", "--fixed", "16,8", "--json"),
+    _into("simulate", "--json"),
+    _into("simulate", "--trace"),
+    _into("inspect", "--scales", "--csv"),
+    _into("sweep", "--out"),
+]
+
+
+@pytest.mark.parametrize("build", NO_FOLDER)
+def test_a_file_in_no_folder_is_refused_before_any_work(
+    build: Callable[[Place], Arguments], place: Place, hwq: Hwq
+) -> None:
+    """The run is damaged: a command that had begun would say that instead."""
+    for path in place.run.iterdir():
+        path.unlink()
+    check(hwq(*build(place)), Case("no folder", build, 2, ("no folder", "nodir", "--")))
+    assert not (place.tmp / "nodir").exists()
+
+
 @pytest.fixture
 def place(trained: Path, tmp_path: Path) -> Place:
     run = tmp_path / "run"
