@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import re
-from dataclasses import asdict, dataclass, field
+import struct
+import warnings
+import zipfile
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import torch
 from safetensors import SafetensorError
@@ -121,9 +126,62 @@ def _meta(path: Path, header: str) -> Meta:
         raw["policy"] = Policy.from_dict(raw["policy"])
         for name in ("image_shape", "classes", "mean", "std"):
             raw[name] = tuple(raw[name])
-        return Meta(**raw)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        meta = Meta(**raw)
+    except InputError as error:  # of the data or the policy: they know no file
+        raise InputError(f"{path}: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: its description is damaged ({error})") from error
+    fault = _wrong(meta, Meta) or _impossible(meta)
+    if fault:
+        raise InputError(f"{path}: its description is damaged ({fault})")
+    return meta
+
+
+def _wrong(value: Any, hint: Any, name: str = "") -> str:
+    """What in `value` is of another type than its annotation says, in words; "" where nothing is.
+
+    JSON holds anything, and what is not checked here fails as a traceback somewhere else.
+    """
+    origin, inner = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return ""
+    if isinstance(hint, UnionType):
+        return "" if any(not _wrong(value, kind) for kind in inner) else f"{name} is {value!r}"
+    if type(value) is hint and is_dataclass(hint):
+        hints = get_type_hints(hint)
+        parts = ((getattr(value, f.name), hints[f.name], f"{name}.{f.name}".strip(".")) for f in fields(hint))
+    elif origin is tuple and isinstance(value, tuple):
+        kinds = inner[:1] * len(value) if inner[1:] == (...,) else inner
+        if len(kinds) != len(value):
+            return f"{name} has {len(value)} entries, not {len(kinds)}"
+        parts = ((v, kind, f"{name}[{i}]") for i, (v, kind) in enumerate(zip(value, kinds, strict=True)))
+    elif origin is dict and isinstance(value, dict):
+        parts = ((v, inner[1], f"{name}.{k}") for k, v in value.items())
+    else:
+        # bool is an int to isinstance, and an int as good as a float
+        fits = type(value) in (int, float) if hint is float else type(value) is hint
+        return "" if fits else f"{name} is {value!r}"
+    return next((fault for part in parts if (fault := _wrong(*part))), "")
+
+
+def _impossible(meta: Meta) -> str:
+    """What of a description has the right type and cannot be, in words; "" where all can."""
+    channels = meta.image_shape[2]
+    if min(meta.image_shape) < 1:
+        return f"image_shape is {list(meta.image_shape)}"
+    if min(meta.epoch, meta.step) < 0:
+        return f"epoch {meta.epoch}, step {meta.step}"
+    if not meta.classes:
+        return "no classes"
+    if not isinstance(meta.recipe.get("model", ""), str):
+        return f"recipe.model is {meta.recipe['model']!r}"
+    fixed = meta.recipe.get("fixed")
+    if fixed and not (isinstance(fixed, dict) and {"format", "round"} <= set(fixed)):
+        return f"recipe.fixed is {fixed!r}"
+    for name, values in (("mean", meta.mean), ("std", meta.std)):
+        if len(values) != channels or not all(map(math.isfinite, values)):
+            return f"{name} is {list(values)}, for {channels} channels"
+    return "" if min(meta.std) > 0 else f"std is {list(meta.std)}"
 
 
 def read_meta(path: Path) -> Meta | None:
@@ -150,11 +208,7 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], Policy | None]:
         own = _of_quantizers()
         weights = {k: v for k, v in run.model.items() if not own.search(k)}
         return weights, None if run.meta.policy.floats else run.meta.policy
-    try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: not a state dict that loads without running code: {first}") from error
+    stored = _torch_file(path)
     for key in ("state_dict", "model"):
         if isinstance(stored, dict) and isinstance(stored.get(key), dict):
             stored = stored[key]
@@ -170,6 +224,35 @@ def _of_quantizers() -> re.Pattern[str]:
         key for q in (*made, *(make_act(n, 4, signed=True) for n in ACT_METHODS)) for key in q.state_dict()
     }
     return re.compile(rf"_quant\.({'|'.join(sorted(tensors))})$")
+
+
+def _torch_file(path: Path) -> Any:
+    """What torch.save wrote, as far as it loads without running code. Raises InputError in our own words:
+    torch's own advise to run it."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about files that are refused below
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        struct.error,
+    ) as error:
+        said = str(error)
+        unpickled = isinstance(error, pickle.UnpicklingError) and zipfile.is_zipfile(path)
+        if unpickled or "Unsupported global" in said or "TorchScript" in said:
+            raise InputError(
+                f"{path}: holds more than tensors (a whole module was pickled?), and none of "
+                "its code is run: save model.state_dict() instead"
+            ) from error
+        why = f"{error.strerror} or " if isinstance(error, OSError) and error.strerror else ""
+        raise InputError(f"{path}: {why}truncated, or not a file of torch.save") from error
 
 
 def fill(model: nn.Module, weights: dict[str, Tensor], source: Path | str, name: str) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import json
+import math
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -16,6 +20,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors import torch as safetensors
+from torch import nn
 
 from tests.cli.conftest import Done, Hwq, snapshot
 
@@ -68,6 +75,44 @@ def _other_model(p: Place) -> Arguments:
 def _plain_pickle(p: Place) -> Arguments:
     torch.save({"state_dict": {"x": object()}}, p.tmp / "evil.pt")
     return ["train", "--model", "mlp", "--init-from", p.tmp / "evil.pt", "--out", p.tmp / "new"]
+
+
+def _torch_file(kind: str) -> Callable[[Place], Arguments]:
+    """A training that begins from a file which is no state dict of torch.save."""
+
+    def build(p: Place) -> Arguments:
+        whole, old = io.BytesIO(), io.BytesIO()
+        torch.save(nn.Linear(2, 2).state_dict(), whole)
+        torch.save(nn.Linear(2, 2).state_dict(), old, _use_new_zipfile_serialization=False)
+        module = io.BytesIO()
+        torch.save(nn.Linear(2, 2), module)
+        content = {
+            "module": module.getvalue(),
+            "truncated": whole.getvalue()[:-100],
+            "old, cut": old.getvalue()[:30],
+            "pickle": pickle.dumps({"x": [1]}),
+            "text": b"hello\n",
+            "empty": b"",
+        }
+        (p.tmp / "x.pt").write_bytes(content[kind])
+        return ["train", "--model", "mlp", "--init-from", p.tmp / "x.pt", "--out", p.tmp / "new"]
+
+    return build
+
+
+def _tensor(name: str, value: float) -> Callable[[Place], Arguments]:
+    """A finished run's evaluation, with one tensor all of one value."""
+
+    def build(p: Place) -> Arguments:
+        path = p.run / "checkpoint.safetensors"
+        with safe_open(path, "pt") as stored:
+            header = stored.metadata()
+        tensors = safetensors.load_file(path)
+        tensors[f"model.{name}"].fill_(value)
+        safetensors.save_file(tensors, path, header)
+        return ["evaluate", p.run]
+
+    return build
 
 
 def _no_images(p: Place) -> Arguments:
@@ -190,7 +235,15 @@ TRAIN = [
     Case("images of two sizes", _mixed_sizes, 2, ("1.png", "one size")),
     Case("truncated checkpoint", _truncated, 2, ("checkpoint.safetensors", "truncated")),
     Case("checkpoint of another model", _other_model, 2, ("another model",)),
-    Case("pickled code", _plain_pickle, 2, ("evil.pt", "without running code")),
+    Case("pickled code", _plain_pickle, 2, ("evil.pt", "none of its code is run", "model.state_dict()")),
+    Case("whole module", _torch_file("module"), 2, ("x.pt", "holds more than tensors", "model.state_dict()")),
+    Case("truncated state dict", _torch_file("truncated"), 2, ("x.pt: truncated, or not a file of torch",)),
+    Case("old state dict, cut", _torch_file("old, cut"), 2, ("x.pt: truncated, or not a file of torch",)),
+    Case("plain pickle", _torch_file("pickle"), 2, ("x.pt: truncated, or not a file of torch.save",)),
+    Case("no torch file", _torch_file("text"), 2, ("x.pt: truncated, or not a file of torch.save",)),
+    Case("empty torch file", _torch_file("empty"), 2, ("x.pt: truncated, or not a file of torch.save",)),
+    Case("weight not a number", _tensor("fc2.weight", math.nan), 2, ("run: 'fc2.weight' holds inf or nan",)),
+    Case("scale of zero", _tensor("input_quant.top", 0.0), 2, ("run: a scale of 'input_quant' is 0.0",)),
     Case("no checkpoint", lambda p: ["evaluate", p.tmp], 2, ("checkpoint.safetensors",)),
     Case("no run", lambda p: ["evaluate", p.tmp / "missing"], 2, ("no such file or folder",)),
     Case("unknown model", _train("--model", "resnet999"), 2, ("resnet999", "known")),
@@ -228,6 +281,48 @@ TRAIN = [
         ("/proc/hwq",),
     ),
 ]
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"image_shape": [12, 18]}, "image_shape has 2 entries"),
+        ({"image_shape": "abc"}, "image_shape[0] is 'a'"),
+        ({"image_shape": [8, 8, 0]}, "image_shape is [8, 8, 0]"),
+        ({"image_shape": None}, "damaged"),
+        ({"classes": [1, 2]}, "classes[0] is 1"),
+        ({"classes": []}, "no classes"),
+        ({"mean": ["x"]}, "mean[0] is 'x'"),
+        ({"mean": [0.5, 0.5]}, "for 1 channels"),
+        ({"std": [math.nan]}, "std is [nan]"),
+        ({"std": [0]}, "std is [0]"),
+        ({"model": 5}, "model is 5"),
+        ({"recipe": 3}, "recipe is 3"),
+        ({"recipe": {"model": 5}}, "recipe.model is 5"),
+        ({"recipe": {"fixed": {"round": "rnd"}}}, "recipe.fixed is {'round': 'rnd'}"),
+        ({"epoch": "x"}, "epoch is 'x'"),
+        ({"epoch": True}, "epoch is True"),
+        ({"step": -1}, "step -1"),
+        ({"accuracy": {"float": "high"}}, "accuracy.float is 'high'"),
+        ({"data": {"name": "digits", "root": 5}}, "data.root is 5"),
+        ({"data": {"name": "imagenett"}}, "imagenett"),
+        ({"data": 5}, "damaged"),
+        ({"policy": {"weight_bits": "x"}}, "weight_bits"),
+        ({"policy": {"branch": 1}}, "policy.branch is 1"),
+        ({"policy": {"layers": {"a": 3}}}, "damaged"),
+    ],
+    ids=str,
+)
+def test_a_damaged_description_is_one_line(
+    changed: dict[str, object], says: str, place: Place, hwq: Hwq
+) -> None:
+    """Also where it is read for --resume, which goes another way."""
+    path = place.run / "checkpoint.safetensors"
+    with safe_open(path, "pt") as stored:
+        header = json.loads(stored.metadata()["hwq"])
+    safetensors.save_file(safetensors.load_file(path), path, {"hwq": json.dumps({**header, **changed})})
+    for arguments in (["evaluate", place.run], ["train", "--resume", "--out", place.run]):
+        check(hwq(*arguments), Case("header", _truncated, 2, ("checkpoint.safetensors", says)))
 
 
 def check(done: Done, case: Case) -> None:

@@ -133,11 +133,11 @@ def test_plain_state_dicts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda p: p.write_bytes(b"not a checkpoint"), "not a state dict"),
+        (lambda p: p.write_bytes(b"not a checkpoint"), "not a file of torch.save"),
         (lambda p: torch.save({"state_dict": {"conv.weight": torch.zeros(1)}}, p), "another model"),
         (lambda p: torch.save([1, 2], p), "no state dict"),
         (lambda p: torch.save(build("resnet8", (8, 8, 1), 10).state_dict(), p), "another model"),
-        (lambda p: torch.save(Silent(), p), "without running code"),
+        (lambda p: torch.save(Silent(), p), "holds more than tensors"),
         (lambda p: None, "no such file"),
     ],
 )
