@@ -24,7 +24,6 @@ _AP_IMAGES = 200
 _AP_WORK = 16_000_000_000
 """Multiply-accumulates that the ap build does unasked: some minutes."""
 _PAGE_IMAGES = 32
-_HERE = ("integer", "C++")
 _SIDES = {"torch": "Python", "native": "the native engine"}
 
 
@@ -166,6 +165,7 @@ def _write_page(folder: Path, graph: Graph, batch: Batch, report: Report, manife
     """PROJECT/report.html: verdict, accuracies, ops, constants, and histograms over a few images."""
     from hwq.cli.issues import read_issues
     from hwq.cli.reporting import assemble
+    from hwq.cosim.verdict import MEASURED
     from hwq.report import Stage, write_report
     from hwq.simulate import Simulator
 
@@ -186,8 +186,9 @@ def _write_page(folder: Path, graph: Graph, batch: Batch, report: Report, manife
             title=f"{graph.name}: C++ against {_SIDES[report.reference]}",
             subtitle=f"constants {fixed}, {report.images}",
             stages=[
-                # the first two were measured by training, on its whole test split
-                Stage(name=names.get(key, key), accuracy=value, images=images if key in _HERE else 0)
+                Stage(name=names.get(key, key), accuracy=value, images=images)
+                if report.whole or key in MEASURED
+                else Stage(name=names.get(key, key), accuracy=value, note="all test images, in training")
                 for key, value in report.accuracy.items()
             ],
             codes=Simulator(graph).run(batch.pixels[:_PAGE_IMAGES], keep="all").outputs,
@@ -237,7 +238,8 @@ def _batch(manifest: Manifest, options: SimulateOptions, graph: Graph) -> Batch:
                 note = f"a large network: {usual} images in the ap build (--images asks for more)"
             found = found.head(options.images or usual)
             what = f"{len(found)} of {total} test images of {spec}"
-            return Batch(pixels=found.pixels, labels=found.labels, what=what, note=note)
+            whole = not options.data and len(found) == total
+            return Batch(pixels=found.pixels, labels=found.labels, what=what, note=note, whole=whole)
     return golden_batch(manifest, f"{note}; running the project's golden vectors instead (or give --data)")
 
 
@@ -290,12 +292,27 @@ def print_report(report: Report) -> None:
     title = Text(f"{report.project}: C++ ({report.build}) against {side}, {report.images}")
     console.print(title, soft_wrap=True)
     console.print(table)
-    known = [(name, value) for name, value in report.accuracy.items() if value is not None]
-    if known:
-        console.print("accuracy: " + ", ".join(f"{name} {value:.2f}%" for name, value in known))
+    if any(value is not None for value in report.accuracy.values()):
+        console.print(_accuracies(report), soft_wrap=True)
     for message in verdict.messages[:3]:
         console.print(Text(f"the C++ said: {message}"))
     click.echo(_summary(report))
+
+
+def _accuracies(report: Report) -> str:
+    """In one line, and of how many images each is: those of a sample say nothing beside the whole split's."""
+    from hwq.cosim.verdict import MEASURED
+
+    here: list[str] = []
+    training: list[str] = []
+    for name, value in report.accuracy.items():
+        if value is not None:
+            listed = here if report.whole or name in MEASURED else training
+            listed.append(f"{name} {value:.2f}%")
+    parts = [f"of {report.verdict.samples:,} images: {', '.join(here)}"] if here else []
+    if training:
+        parts.append(f"of all test images, in training: {', '.join(training)}")
+    return f"accuracy {'; '.join(parts)}"
 
 
 def _summary(report: Report) -> str:

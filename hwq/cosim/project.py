@@ -29,12 +29,16 @@ _GOLDEN_VALUES = 1_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Batch:
-    """Images to run: uint8 (N, H, W, C); labels int64 (N,) or None; `what` they are, in words."""
+    """Images to run: uint8 (N, H, W, C); labels int64 (N,) or None; `what` they are, in words.
+
+    whole: they are all of those that training tested on.
+    """
 
     pixels: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int64] | None
     what: str
     note: str = ""
+    whole: bool = False
 
 
 def write_project(
@@ -158,6 +162,7 @@ def verify_project(
         edits=edits,
         accepted=accepted,
         accuracy=figures,
+        whole=batch.whole,
     )
 
 

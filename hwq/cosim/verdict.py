@@ -12,12 +12,17 @@ from hwq.cosim.compare import Verdict
 from hwq.cosim.manifest import Edit
 from hwq.files import write_atomically
 
+MEASURED = ("integer", "C++")
+"""The accuracies that a comparison itself measures."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """Passed means: no value differs and every file is as generated, or the edits were accepted.
 
-    reference: what computed the Python side, `torch` or `native`.
+    reference: what computed the Python side, `torch` or `native`. accuracy: percent by stage; those of
+    `MEASURED` are of these images, the others are training's, of its whole test split. whole: that is the
+    same.
     """
 
     project: str
@@ -32,6 +37,7 @@ class Report:
     edits: Sequence[Edit] = ()
     accepted: bool = False
     accuracy: Mapping[str, float | None] = field(default_factory=dict)
+    whole: bool = False
 
     @property
     def passed(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -228,6 +229,21 @@ def test_a_compile_error_names_its_line_and_its_log(project: Place, hwq: Hwq) ->
     assert source.name in line
     log = line.split("full log: ")[1].rstrip(")")
     assert "this is no C++" in Path(log).read_text() or "error" in Path(log).read_text()
+
+
+def test_every_accuracy_says_of_how_many_images_it_is(project: Place, hwq: Hwq) -> None:
+    page = project.run / "hls" / "report.html"
+    few = hwq("simulate", project.run, "--build", "native", "--images", 5).out
+    (line,) = [line for line in few.splitlines() if line.startswith("accuracy")]
+    assert re.fullmatch(
+        r"accuracy of 5 images: integer (\S+%), C\+\+ \1; of all test images, in training: fake_quant \S+%",
+        line,
+    )
+    assert page.read_text().count("all test images, in training") == 1
+    every = hwq("simulate", project.run, "--build", "native").out
+    (line,) = [line for line in every.splitlines() if line.startswith("accuracy")]
+    assert re.fullmatch(r"accuracy of 355 images: fake_quant \S+%, integer (\S+%), C\+\+ \1", line)
+    assert "all test images, in training" not in page.read_text()
 
 
 def test_zero_images_is_a_usage_error(exported: Path, hwq: Hwq) -> None:
