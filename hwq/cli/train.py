@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,8 @@ def command(
             raise InputError("--evaluate takes the run's own recipe: leave out RECIPE and all flags of it")
         from hwq.cli.evaluate import command as evaluation
 
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and int(os.environ.get("RANK", "0")):
+            return  # of torchrun's processes the first speaks, and it needs no others for this
         click.get_current_context().invoke(evaluation, run=out, device=device, threads=threads)
         return
     if resume and recipe is None and given:

@@ -90,9 +90,22 @@ class LowerReport:
         first = "; ".join(str(i) for i in bad[:3]) + ("; ..." if len(bad) > 3 else "")
         raise LossyError(
             f"{saturated} constants saturate and {len(bad) - saturated} vanish where they could move an "
-            f"output ({first}): use W,auto or a wider --fixed (`hwq explain` finds one), or accept it with "
-            "--allow-lossy"
+            f"output ({first}): {' and '.join(self._repairs(bad))}, or accept it with --allow-lossy"
         )
+
+    def _repairs(self, bad: Sequence[ConstantIssue]) -> list[str]:
+        """The options that would show these constants."""
+        edges = {i.op: self._edge(i.op) for i in bad}
+        repairs = []
+        if not all(edges.values()):
+            repairs.append("use W,auto or a wider --fixed (`hwq explain` finds one)")
+        if any(edges.values()):
+            repairs.append("use a wider --edge-fixed, the format of the input's constants and the logits")
+        return repairs
+
+    def _edge(self, op: str) -> bool:
+        """Whether the Requantize is the image's or that of the logits, which lowering names so."""
+        return op == "logits" or self.names.get(op) == (op, "input")
 
 
 def constant_issues(

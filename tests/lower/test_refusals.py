@@ -22,8 +22,8 @@ from tests.lower.test_structures import Act, Net, block, by_hand, conv, head
 SHAPE = (6, 6, 3)
 
 
-def lowered(model: fx.GraphModule, text: str = "32,10", **options: object) -> Lowered:
-    formats = Formats(body=parse_format(text))
+def lowered(model: fx.GraphModule, text: str = "32,10", edge: str = "32,16", **options: object) -> Lowered:
+    formats = Formats(body=parse_format(text), edge=parse_edge(edge))
     return lower(model, shape=(3, 6, 6), mean=[0.5] * 3, std=[0.2] * 3, formats=formats, **options)  # type: ignore[arg-type]
 
 
@@ -208,6 +208,25 @@ def test_saturated_and_vanished_constants_are_reported() -> None:
     assert ("0_2_quant", "0.0", 0) not in by_place
     assert len(report.saturated) + len(report.vanished) == len(report.issues)
     assert set(report.harmful) >= set(report.saturated)
+
+
+@pytest.mark.parametrize(
+    ("body", "edge", "repairs"),
+    [
+        ("16,8", "32,16", ["--fixed"]),
+        ("24,auto", "4,2", ["--edge-fixed"]),
+        ("16,8", "4,2", ["--fixed", "--edge-fixed"]),
+    ],
+)
+def test_the_repair_is_of_the_format_that_is_too_small(body: str, edge: str, repairs: list[str]) -> None:
+    model = prepared(nn.Sequential(block(3, 4), head(4)), SHAPE)
+    norm = model.get_submodule("0.1")
+    assert isinstance(norm, nn.BatchNorm2d)
+    with torch.no_grad():
+        norm.bias[2] = 1e4
+    with pytest.raises(LossyError) as caught:
+        lowered(model, body, edge=edge)
+    assert re.findall(r"wider (--[a-z-]+)", str(caught.value)) == repairs
 
 
 def test_saturation_is_judged_after_rounding() -> None:
