@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import platform
@@ -20,6 +21,7 @@ from hwq.files import cache_folder
 
 KEEP = 64
 """Libraries kept in each cache; the ones used longest ago go first."""
+_FULL = os.strerror(errno.ENOSPC)
 _COMPILERS = ("g++", "clang++", "c++")
 
 
@@ -163,6 +165,13 @@ def _compile(command: Sequence[str], folder: Path, log: Path, what: str) -> floa
         except OSError as error:
             raise ToolError(f"the compiler {command[0]} does not run: {error}") from None
     if code:
+        said = next((line for line in log.read_text(errors="replace").splitlines() if _FULL in line), None)
+        if said is not None:  # no fault of the source; the linker's own "error" says nothing
+            log.unlink(missing_ok=True)
+            raise ToolError(
+                f"{what} is not compiled: {said.strip()[:300]} (the cache folder {cache_folder()}, or the "
+                f"compiler's temporary one: make room, or set XDG_CACHE_HOME or TMPDIR)"
+            )
         raise ToolError(f"{what} does not compile: {_first_error(log)} (full log: {log})")
     log.unlink(missing_ok=True)
     after = os.times()

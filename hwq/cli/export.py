@@ -110,12 +110,16 @@ def export_run(run: Path, options: ExportOptions) -> Exported:
     from hwq.ir import Conv2d, Linear
     from hwq.lower import format_uses
     from hwq.passes import run_passes
+    from hwq.quant import off_tensors
     from hwq.train.restore import restore
 
     formats = options.formats()
     out = options.out or (run if run.is_dir() else run.parent) / "hls"
     model, meta = restore(run)
     images, missing = _images(meta, options.data)
+    unused = ""
+    if options.off_bits is not None and not off_tensors(model):
+        unused = "--off-bits changed nothing: training left no tensor off"
     lowered = lower_run(model, meta, formats, options)
     graph = run_passes(lowered.graph)
     golden = _golden(images, meta.image_shape)
@@ -140,7 +144,7 @@ def export_run(run: Path, options: ExportOptions) -> Exported:
         macs=sum(op.macs for op in graph if isinstance(op, Conv2d | Linear)),
         issues=[str(issue) for issue in lowered.report.harmful],
         uses=format_uses(graph, lowered.report.issues),
-        notes=[note for note in (missing, _other_format(meta, formats)) if note],
+        notes=[note for note in (missing, _other_format(meta, formats), unused) if note],
     )
 
 

@@ -115,7 +115,7 @@ def simulate_project(
     Raises InputError (project, data), ToolError (compiler, crash).
     """
     from hwq.cosim.build import Build
-    from hwq.cosim.manifest import read_manifest
+    from hwq.cosim.manifest import listed, read_manifest
     from hwq.cosim.project import verify_project
     from hwq.cosim.taps import TapPlan
     from hwq.cosim.trace import TraceFile
@@ -126,8 +126,8 @@ def simulate_project(
     manifest = read_manifest(folder)
     check_writable(folder)
     edits = manifest.edits()
-    for edit in edits:
-        click.echo(f"{'accepted' if options.accept else 'changed since export'}: {edit}", err=True)
+    for line in listed(edits):
+        click.echo(f"{'accepted' if options.accept else 'changed since export'}: {line}", err=True)
     graph = load(folder)
     batch = _batch(manifest, options, graph)
     if batch.note:

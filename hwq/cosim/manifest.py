@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -56,6 +56,16 @@ class Manifest:
                 if path.suffix in _CODE and path.is_file() and name not in self.files:
                     found.append(Edit(name, "added"))
         return found
+
+
+def listed(edits: Sequence[Edit], shown: int = 3) -> list[str]:
+    """One line an edit; missing files, of which a whole folder may be gone, in one line of their own."""
+    missing = [edit for edit in edits if edit.what == "missing"]
+    if len(missing) <= shown:
+        return [str(edit) for edit in edits]
+    first = ", ".join(edit.path for edit in missing[:shown])
+    others = [str(edit) for edit in edits if edit.what != "missing"]
+    return [f"{len(missing)} files missing: {first}, ...", *others]
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -37,6 +37,8 @@ class DataSpec:
     def __post_init__(self) -> None:
         if self.name not in NAMES:
             raise InputError(f"unknown data set '{self.name}'; known: {', '.join(NAMES)} (folder:/path)")
+        if self.name == "digits" and (self.root or self.download):
+            raise InputError("the digits come with scikit-learn: they take neither a path nor download")
         if self.name not in FOLDERS:
             if self.size is not None or self.resize is not None or self.channels is not None:
                 raise InputError(f"size, resize and channels are for folders of images, not for {self.name}")
@@ -89,9 +91,15 @@ class DataSpec:
         """From the fields that a project wrote down; others are passed over. Raises InputError."""
         known = {f.name for f in fields(DataSpec)}
         try:
-            return DataSpec(**{key: value for key, value in facts.items() if key in known})
+            return DataSpec(**{key: value for key, value in used(facts).items() if key in known})
         except TypeError as error:
             raise InputError(f"the description of the data set is damaged ({error})") from error
 
     def __str__(self) -> str:
         return f"{self.name}:{self.root}" if self.root else self.name
+
+
+def used(facts: dict[str, Any]) -> dict[str, Any]:
+    """Recorded fields without those that digits passed over before they were refused."""
+    unused = ("root", "download") if facts.get("name") == "digits" else ()
+    return {key: value for key, value in facts.items() if key not in unused}

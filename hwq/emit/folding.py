@@ -145,13 +145,15 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def read_folding(graph: Graph, path: Path) -> dict[str, Folding]:
     """A TOML or JSON table {op: [pe, simd]}; layers it leaves out get the default. Raises InputError."""
+    if path.suffix not in (".json", ".toml"):
+        raise InputError(f"folding file {path}: must be a .toml or a .json")
     try:
         text = path.read_text(encoding="utf-8")
         table: Any = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except OSError as error:
         raise InputError(f"folding file {path}: {error.strerror or error}") from None
     except (ValueError, UnicodeDecodeError) as error:
-        raise InputError(f"folding file {path} is not valid {path.suffix[1:] or 'TOML'}: {error}") from None
+        raise InputError(f"folding file {path} is not valid {path.suffix[1:]}: {error}") from None
     if not isinstance(table, dict):
         raise InputError(f'folding file {path}: write a table {{"op": [PE, SIMD]}}')
     found: dict[str, Folding] = {}

@@ -20,6 +20,7 @@ from safetensors import torch as safetensors
 from torch import Tensor, nn
 
 from hwq.data import DataSpec
+from hwq.data.spec import used
 from hwq.errors import InputError
 from hwq.files import write_atomically
 from hwq.quant import Policy
@@ -122,7 +123,7 @@ def _meta(path: Path, header: str) -> Meta:
         found = raw.pop("format")
         if found != FORMAT:
             raise InputError(f"{path}: checkpoint format {found}, this hwq reads {FORMAT}")
-        raw["data"] = DataSpec(**raw["data"])
+        raw["data"] = DataSpec(**used(raw["data"]))
         raw["policy"] = Policy.from_dict(raw["policy"])
         for name in ("image_shape", "classes", "mean", "std"):
             raw[name] = tuple(raw[name])

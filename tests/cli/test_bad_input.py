@@ -220,6 +220,8 @@ TRAIN = [
     Case(
         "no data folder", _train("--data", "folder:/nowhere/at/all"), 2, ("/nowhere/at/all", "no such folder")
     ),
+    Case("digits with a path", _train("--data", "digits:/foo"), 2, ("digits", "neither a path")),
+    Case("digits downloaded", _recipe('[data]\nname = "digits"\ndownload = true\n'), 2, ("nor download",)),
     Case("unknown data set", _train("--data", "imagenett"), 2, ("imagenett", "known")),
     Case("imagenet without path", _train("--data", "imagenet"), 2, ("imagenet:/path",)),
     Case("unreadable image of those to scale", _unreadable_photo, 2, ("1.png", "cannot read", "--skip-bad")),
@@ -304,7 +306,7 @@ TRAIN = [
         ({"epoch": True}, "epoch is True"),
         ({"step": -1}, "step -1"),
         ({"accuracy": {"float": "high"}}, "accuracy.float is 'high'"),
-        ({"data": {"name": "digits", "root": 5}}, "data.root is 5"),
+        ({"data": {"name": "folder", "root": 5}}, "data.root is 5"),
         ({"data": {"name": "imagenett"}}, "imagenett"),
         ({"data": 5}, "damaged"),
         ({"policy": {"weight_bits": "x"}}, "weight_bits"),
@@ -323,6 +325,15 @@ def test_a_damaged_description_is_one_line(
     safetensors.save_file(safetensors.load_file(path), path, {"hwq": json.dumps({**header, **changed})})
     for arguments in (["evaluate", place.run], ["train", "--resume", "--out", place.run]):
         check(hwq(*arguments), Case("header", _truncated, 2, ("checkpoint.safetensors", says)))
+
+
+def test_a_run_on_digits_that_recorded_an_unused_path_is_still_read(place: Place, hwq: Hwq) -> None:
+    path = place.run / "checkpoint.safetensors"
+    with safe_open(path, "pt") as stored:
+        header = json.loads(stored.metadata()["hwq"])
+    header["data"] |= {"root": "/foo", "download": True}
+    safetensors.save_file(safetensors.load_file(path), path, {"hwq": json.dumps(header)})
+    assert hwq("evaluate", place.run).code == 0
 
 
 def check(done: Done, case: Case) -> None:
@@ -464,3 +475,22 @@ def test_a_real_full_or_read_only_disk(
             continue  # what they write fits
         check(hwq(*arguments), Case(arguments[0], _train(), 4, (says, str(place))))
     assert [path for path in place.rglob("*") if path.is_file() and path.suffix != ".toml"] == []
+
+
+def test_a_compiler_on_a_full_disk_is_not_blamed_on_the_source(
+    exported: Path, tmp_path: Path, hwq: Hwq, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What g++ says where the linker finds no room."""
+    compiler = tmp_path / "g++"
+    compiler.write_text(
+        "#!/bin/sh\n[ \"$1\" = --version ] && echo 'g++ 12' && exit 0\n"
+        "echo '/usr/bin/ld: final link failed: No space left on device'\n"
+        "echo 'collect2: error: ld returned 1 exit status'\nexit 1\n"
+    )
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    done = hwq("simulate", exported, "--build", "native", "--images", 2)
+    check(
+        done, Case("full", _train(), 4, ("ld: final link failed: No space left on device", "XDG_CACHE_HOME"))
+    )
+    assert "does not compile" not in done.err

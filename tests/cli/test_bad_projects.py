@@ -53,6 +53,7 @@ EXPORT = [
     Case("edge format too wide", _export("--edge-fixed", "40,16"), 2, ("--edge-fixed",)),
     Case("constants that saturate", _lossy, 2, ("--allow-lossy",)),
     Case("truncated checkpoint", _truncated, 2, ("truncated",)),
+    Case("folding of Python", _export("--folding", "net.py"), 2, ("net.py", ".toml or a .json")),
     Case("no run", lambda p: ["export", p.tmp / "missing"], 2, ("missing",)),
     Case("not a run", lambda p: ["export", p.tmp], 2, ("checkpoint.safetensors",)),
     Case("output is a file", _into_file, 2, ("file",)),
@@ -229,6 +230,21 @@ def test_a_compile_error_names_its_line_and_its_log(project: Place, hwq: Hwq) ->
     assert source.name in line
     log = line.split("full log: ")[1].rstrip(")")
     assert "this is no C++" in Path(log).read_text() or "error" in Path(log).read_text()
+
+
+def test_a_folder_of_files_that_are_gone_is_one_line(project: Place, hwq: Hwq) -> None:
+    shutil.rmtree(project.run / "hls" / "firmware")
+    done = hwq("simulate", project.run, "--build", "native", "--images", 2)
+    assert done.code == 4
+    first, last = done.err.strip().splitlines()
+    assert re.fullmatch(r"changed since export: \d+ files missing: firmware/\S+, \S+, \S+, \.\.\.", first)
+    assert last.startswith("error: ")
+
+
+def test_off_bits_of_nothing_is_noted(place: Place, hwq: Hwq) -> None:
+    done = hwq("export", place.run, "--off-bits", 8)
+    assert done.code == 0
+    assert "note: --off-bits changed nothing" in done.out
 
 
 def test_every_accuracy_says_of_how_many_images_it_is(project: Place, hwq: Hwq) -> None:
