@@ -228,8 +228,8 @@ def _of_quantizers() -> re.Pattern[str]:
 
 
 def _torch_file(path: Path) -> Any:
-    """What torch.save wrote, as far as it loads without running code. Raises InputError in our own words:
-    torch's own advise to run it."""
+    """What torch.save wrote, as far as it loads without running code. Raises InputError in words of
+    our own: torch's advise to run it."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about files that are refused below
