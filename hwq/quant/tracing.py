@@ -139,6 +139,7 @@ def trace(model: nn.Module, image_shape: tuple[int, int, int] | None = None) -> 
         evaluated, graph = (_graph(model.train(training)) for training in (False, True))
     for one, other in zip_longest(graph.nodes, evaluated.nodes):
         if one is None or other is None or _call(one) != _call(other):
+            _check_ops(fx.GraphModule(model, evaluated))  # an unknown op is the plainer complaint
             place = _place(type(model).__name__, []) if one is None else where(one)
             raise UnsupportedError(
                 f"{place}: from here on the forward differs in training and in evaluation (self.training); "
@@ -176,6 +177,11 @@ def _graph(model: nn.Module) -> fx.Graph:
             f"{place}: cannot trace this forward: {error} (one that depends on tensor values cannot become "
             "hardware)"
         ) from error
+
+
+def _check_ops(module: fx.GraphModule) -> None:
+    for node in module.graph.nodes:
+        kind_of(module, node)
 
 
 def _call(node: fx.Node) -> tuple[object, ...]:

@@ -146,6 +146,12 @@ def test_no_line_is_named_where_no_user_wrote_one() -> None:
         prepare(net, Policy(), SHAPE)
 
 
+def test_an_unknown_op_comes_before_a_forward_of_two_modes() -> None:
+    net = Net(lambda net, x: torch.relu(x) if net.training else torch.sigmoid(x))
+    with pytest.raises(UnsupportedError, match="sigmoid is not supported"):
+        trace(net, SHAPE)
+
+
 def test_torchvision_is_a_users_code() -> None:
     with pytest.raises(UnsupportedError, match=r"^'features.0.2' \(mobilenetv3.py:\d+\): Hardswish"):
         prepare(mobilenet_v3_small(num_classes=3), Policy(), (32, 32, 3))
