@@ -134,7 +134,8 @@ def export_run(run: Path, options: ExportOptions) -> Exported:
             "round": options.rounding,
             "layers": options.layers,
             "data": _data_facts(meta, options.data),
-            "accuracy": meta.accuracy,
+            # measured in training, so nothing about other images
+            "accuracy": meta.accuracy if _spec(meta, options.data) == meta.data else {},
         },
         extra={ISSUES: encode(lowered.report.issues)},
     )

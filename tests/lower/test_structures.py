@@ -159,6 +159,23 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int]]] = {
         lambda: Net(lambda s, x: (lambda y: s.h(y + y))(s.a(x)), a=block(3, 4), h=head(4)),
         (7, 7, 3),
     ),
+    "operands by name": (
+        lambda: Net(
+            lambda s, x: (
+                lambda y: s.h(
+                    functional.relu(
+                        input=torch.cat(
+                            tensors=[torch.add(input=s.b(y), other=y), torch.add(y, other=y)], dim=1
+                        )
+                    )
+                )
+            )(s.a(x)),
+            a=block(3, 4),
+            b=conv(4, 4, padding=1),
+            h=head(8),
+        ),
+        (7, 7, 3),
+    ),
     "iadd and torch.add": (
         lambda: Net(
             lambda s, x: (lambda y: s.h(torch.add(s.b(y), y).relu()))(s.a(x)),
