@@ -231,6 +231,8 @@ class _Walk:
             if module is not None:
                 given = vars(module)
             size, divisor = given["kernel_size"], given.get("divisor_override")
+            if isinstance(size, fx.Node):
+                raise UnsupportedError(f"{where(node)}: the size of this pool is not known")
             return int(divisor or (size * size if isinstance(size, int) else math.prod(size)))
         source = node.all_input_nodes[0]
         while SHAPE not in source.meta and source.all_input_nodes:  # a quantiser has no shape of its own

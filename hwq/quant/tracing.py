@@ -326,11 +326,15 @@ def _fold_shapes(module: fx.GraphModule, image_shape: tuple[int, int, int]) -> N
             shapes.run(torch.zeros(2, c, h, w, device=first.device, dtype=first.dtype))
     except UnsupportedError as error:
         raise UnsupportedError(f"the network does not take images of {h} x {w} x {c}: {error}") from error
-    for node, dim, source in list(_shape_reads(module.graph)):
+    for node in list(module.graph.nodes):
+        if node.op == "call_method" and node.target == "dim":
+            node.replace_all_uses_with(len(node.args[0].meta[SHAPE]))
+            module.graph.erase_node(node)
+    for node, dims, source in list(_shape_reads(module.graph)):
         shape = source.meta[SHAPE]
-        if dim % len(shape) == 0:
+        if 0 in (range(len(shape))[dims] if isinstance(dims, slice) else (dims % len(shape),)):
             continue
-        node.replace_all_uses_with(shape[dim])
+        node.replace_all_uses_with(shape[dims])
         module.graph.erase_node(node)
     for node in reversed(list(module.graph.nodes)):
         if not node.users and (node.target in ("size", getattr, operator.getitem)):
@@ -338,13 +342,15 @@ def _fold_shapes(module: fx.GraphModule, image_shape: tuple[int, int, int]) -> N
     module.recompile()
 
 
-def _shape_reads(graph: fx.Graph) -> Iterator[tuple[fx.Node, int, fx.Node]]:
-    """(node, dimension, tensor) for x.size(d), x.size()[d] and x.shape[d]."""
+def _shape_reads(graph: fx.Graph) -> Iterator[tuple[fx.Node, int | slice, fx.Node]]:
+    """(node, dimension or dimensions, tensor) for x.size(d), x.size()[d], x.shape[d] and x.shape[d:]."""
     for node in graph.nodes:
         match node.op, node.target, node.args:
             case "call_method", "size", (fx.Node() as source, int() as dim):
                 yield node, dim, source
-            case "call_function", operator.getitem, (fx.Node() as of, int() as dim):
+            case "call_function", operator.getitem, (fx.Node() as of, int() | slice() as dim):
+                if len(node.all_input_nodes) > 1:  # a slice up to another size
+                    continue
                 whole = (of.op, of.target, len(of.args)) == ("call_method", "size", 1)
                 tensor = of.args[0]
                 if isinstance(tensor, fx.Node) and (whole or of.args[1:] == ("shape",)):

@@ -13,7 +13,9 @@ from torchvision.models import mobilenet_v3_small
 
 from hwq.errors import UnsupportedError
 from hwq.quant import Policy, prepare
+from hwq.quant.folded import FoldedNetwork
 from hwq.quant.tracing import trace
+from hwq.train.fixedpoint import FixedPoint
 
 SHAPE = (8, 8, 3)
 IMAGES = torch.linspace(-1, 1, 2 * 3 * 64).reshape(2, 3, 8, 8)
@@ -121,6 +123,28 @@ def test_weights_that_a_hook_computes_are_refused() -> None:
     nn.utils.parametrizations.weight_norm(net.conv)
     with pytest.raises(UnsupportedError, match="ParametrizedConv2d"):
         prepare(net, Policy(), SHAPE)
+
+
+READS: dict[str, Callable[[torch.Tensor], object]] = {
+    "one size": lambda x: x.size(2),
+    "of all sizes": lambda x: x.size()[3],
+    "of the shape": lambda x: x.shape[-1],
+    "two": lambda x: (x.shape[2], x.size(3)),
+    "a slice": lambda x: x.shape[2:],
+    "a slice of all sizes": lambda x: x.size()[-2:],
+    "a slice up to the last": lambda x: x.shape[2 : x.dim()],
+}
+
+
+@pytest.mark.parametrize("read", READS.values(), ids=READS)
+def test_sizes_that_the_code_reads_are_constants(read: Callable[[torch.Tensor], object]) -> None:
+    net = Net(lambda net, x: F.avg_pool2d(x, read(x)))  # type: ignore[arg-type]
+    graph = trace(net, SHAPE).graph
+    assert [n.name for n in graph.nodes if n.op != "output"] == ["x", "conv", "avg_pool2d", "mean", "fc"]
+    (pool,) = (n for n in graph.nodes if n.name == "avg_pool2d")
+    assert pool.args[1] in (6, (6, 6))
+    model = prepare(net, Policy(), SHAPE)
+    FoldedNetwork(model, FixedPoint(format="16,8").formats(), (0.5,) * 3, (0.5,) * 3)
 
 
 def test_the_name_of_the_image_quantiser_is_taken() -> None:
