@@ -19,7 +19,8 @@ from hwq.models import build
 from hwq.quant import LayerRule, Policy, Row, describe, prepare, summary
 from hwq.train import Meta, Recipe, load, read_recipe, recipe_from_dict
 from hwq.train.checkpoint import save_checkpoint
-from hwq.train.flags import recipe_from_flags
+from hwq.train.fixedpoint import FixedPoint
+from hwq.train.flags import calibration_recipe, recipe_from_flags
 from tests.quant.test_policy import CFG, POLICIES, toynet_types
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -182,6 +183,13 @@ def test_flags_over_a_recipe(
 def test_float_training_takes_no_bits(flag: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="--float trains without quantisation"):
         recipe_from_flags(None, {"floating": True, **flag})
+
+
+def test_a_calibration_has_no_fixed_point_phase(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(Recipe(model="mlp", data=DIGITS, fixed=FixedPoint(format="16,8")).to_toml())
+    assert recipe_from_flags(str(path), {}).fixed is not None
+    assert calibration_recipe(tmp_path / "float.pt", str(path), {}).fixed is None
 
 
 # -- checkpoints
