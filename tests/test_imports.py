@@ -36,6 +36,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "explain": {"engine", "errors", "fixed", "ir", "lower", "simulate"},
     "sweep": {"engine", "errors", "files", "fixed", "ir", "lower", "simulate"},
 }
+ROOMS: dict[str, dict[str, set[str]]] = {
+    "quant": {
+        "methods": set(),
+        "tracing": set(),
+        "placing": {"methods", "tracing"},
+        "fixedpoint": {"methods", "tracing", "placing"},
+        "calibration": {"methods", "tracing", "placing", "fixedpoint"},
+    },
+}
+"""Rooms of a module, and which of each other they may import; none imports the module's front (`hwq.quant`)."""
 TORCH = {"quant", "models", "data", "train", "lower", "simulate"}
 """Modules that may import torch; data only what torchvision's datasets need."""
 LIGHT = {"errors", "files", "assets", "fixed", "ir"}
@@ -77,6 +87,17 @@ def test_imports_follow_the_table(path: Path) -> None:
         assert not outside & {"torch", "torchvision"}, f"{module} may not import torch"
     if module in LIGHT:
         assert outside <= {"numpy"}, f"{module} may not import {sorted(outside)}"
+
+
+@pytest.mark.parametrize("module", ROOMS)
+def test_rooms_import_only_downwards(module: str) -> None:
+    rooms = ROOMS[module]
+    for room, below in rooms.items():
+        for path in (ROOT / module / room).rglob("*.py"):
+            own = {n.split(".")[2] for n in _imported(path) if n.startswith(f"hwq.{module}.")} - {room}
+            assert own <= below, f"{path.relative_to(ROOT)} may not import {sorted(own - below)}"
+    folders = {p.parent.name for p in (ROOT / module).glob("*/__init__.py")}
+    assert folders == set(rooms), "a room without a row"
 
 
 def test_the_table_has_no_cycle() -> None:

@@ -15,13 +15,13 @@ import click
 from hwq.errors import InputError
 
 if TYPE_CHECKING:
-    from hwq.quant.scales import Scale
+    from hwq.quant.placing.scales import Scale
 
 
 def show_scales(target: Path, csv_path: Path | None, *, as_json: bool) -> None:
     """Print the scales of a run folder or checkpoint, and write them to `csv_path`. Raises InputError."""
     from hwq.quant import off_tensors
-    from hwq.quant.scales import scales, tensors
+    from hwq.quant.placing.scales import scales, tensors
     from hwq.train.restore import restore
 
     if (target / "graph.json").exists() or (target / "project.json").exists():
@@ -51,7 +51,7 @@ def show_scales(target: Path, csv_path: Path | None, *, as_json: bool) -> None:
 
 def as_csv(rows: Iterable[Scale]) -> str:
     """One line a scale. Numbers read back as they were: float() of a cell is the very float64."""
-    from hwq.quant.scales import Scale
+    from hwq.quant.placing.scales import Scale
 
     names = [field.name for field in fields(Scale)]
     text = io.StringIO()

@@ -32,7 +32,7 @@ from hwq.ir import (
 from hwq.lower.formats import Formats
 from hwq.lower.report import ConstantIssue, RealConstants, constant_issues
 from hwq.lower.values import Codes, Factor, Floats, Move, Pending, Pixels, flat_order
-from hwq.quant.patterns import matches, nothing_matches
+from hwq.quant.placing.patterns import matches, nothing_matches
 
 _AnyOp = TypeVar("_AnyOp", bound=Op)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from hwq.errors import InputError
 from hwq.fixed import AutoFormat, ConstantFormat, IntType, LiteralFormat, Rounding, parse_edge, parse_format
-from hwq.quant.patterns import matches
+from hwq.quant.placing.patterns import matches
 
 _EDGE = parse_edge("32,16")
 

@@ -18,7 +18,7 @@ from hwq.lower import layers, pools, shapes
 from hwq.lower.context import Call, Context, as_pending
 from hwq.lower.values import Batch, Codes, Pending, Pixels, Tensor
 from hwq.quant import ActQuantizer, QuantConv2d, QuantLinear
-from hwq.quant.placing import OF
+from hwq.quant.placing.placer import OF
 
 Handler = Callable[[Context, Call], Any]
 

@@ -135,7 +135,7 @@ def batch_norm(context: Context, call: Call) -> Pending:
 
 def unprepared(context: Context, call: Call) -> NoReturn:
     """A plain layer: its weights have no codes."""
-    call.fail(f"{call.what} has no weight quantiser; lower what hwq.quant.prepare returned")
+    call.fail(f"{call.what} has no weight quantiser; lower what hwq.quant.placing.prepare returned")
 
 
 def _real(tensor: torch.Tensor) -> Floats:

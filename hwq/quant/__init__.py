@@ -3,17 +3,17 @@
 `prepare` turns a plain torch network into one; `contract` says what a method supplies.
 """
 
-from hwq.quant.calibrate import calibrate, calibrate_off, off_tensors
-from hwq.quant.contract import MAX_BITS, OFF, ActQuantizer, Quantizer, WeightQuantizer
-from hwq.quant.describe import Row, describe, summary, table
-from hwq.quant.layers import QuantConv2d, QuantLinear
-from hwq.quant.methods import ACT_METHODS, WEIGHT_METHODS
-from hwq.quant.norms import estimate_norms
-from hwq.quant.placing import INPUT_QUANT
-from hwq.quant.policy import LayerRule, Policy
-from hwq.quant.prepare import prepare
-from hwq.quant.ranges import Ranges
-from hwq.quant.tracing import Kind, kind_of, output_shape, trace, where
+from hwq.quant.calibration.activations import calibrate, calibrate_off, off_tensors
+from hwq.quant.calibration.norms import estimate_norms
+from hwq.quant.methods.contract import MAX_BITS, OFF, ActQuantizer, Quantizer, WeightQuantizer
+from hwq.quant.methods.ranges import Ranges
+from hwq.quant.methods.table import ACT_METHODS, WEIGHT_METHODS
+from hwq.quant.placing.describe import Row, describe, summary, table
+from hwq.quant.placing.layers import QuantConv2d, QuantLinear
+from hwq.quant.placing.placer import INPUT_QUANT
+from hwq.quant.placing.policy import LayerRule, Policy
+from hwq.quant.placing.prepare import prepare
+from hwq.quant.tracing.trace import Kind, kind_of, output_shape, trace, where
 
 __all__ = [
     "ACT_METHODS",

@@ -24,8 +24,8 @@ from hwq.data.spec import used
 from hwq.errors import InputError
 from hwq.files import write_atomically
 from hwq.quant import Policy
-from hwq.quant.dorefa import Rescale
-from hwq.quant.methods import ACT_METHODS, WEIGHT_METHODS, make_act, make_weight
+from hwq.quant.methods.dorefa import Rescale
+from hwq.quant.methods.table import ACT_METHODS, WEIGHT_METHODS, make_act, make_weight
 
 FORMAT = 1
 LAST, BEST = "checkpoint.safetensors", "best.safetensors"

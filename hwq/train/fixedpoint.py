@@ -13,11 +13,11 @@ from hwq.errors import InputError
 from hwq.fixed import Rounding, parse_edge, parse_format
 from hwq.lower import Formats
 from hwq.quant import Policy, estimate_norms
-from hwq.quant.align import Aligned, align, settle
-from hwq.quant.bias import fitting
-from hwq.quant.folded import FoldedNetwork
-from hwq.quant.observing import ObservingAct
-from hwq.quant.steps import own_steps, with_steps
+from hwq.quant.calibration.align import Aligned, align, settle
+from hwq.quant.calibration.bias import fitting
+from hwq.quant.fixedpoint.folded import FoldedNetwork
+from hwq.quant.methods.observing import ObservingAct
+from hwq.quant.placing.steps import own_steps, with_steps
 from hwq.train.batches import Batches
 from hwq.train.checkpoint import Meta
 

@@ -12,8 +12,8 @@ from hwq.data import DataSpec
 from hwq.errors import InputError
 from hwq.models import located
 from hwq.quant import OFF, LayerRule, Policy
-from hwq.quant.choices import IMAGE
-from hwq.quant.policy import DEFAULT_IMAGE_BITS
+from hwq.quant.placing.choices import IMAGE
+from hwq.quant.placing.policy import DEFAULT_IMAGE_BITS
 from hwq.train.checkpoint import read_meta
 from hwq.train.fixedpoint import FixedPoint
 from hwq.train.posttraining import POST_TRAINING

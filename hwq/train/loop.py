@@ -21,7 +21,7 @@ from hwq.data import Images
 from hwq.errors import InputError
 from hwq.files import write_atomically
 from hwq.quant import estimate_norms
-from hwq.quant.folded import FoldedNetwork
+from hwq.quant.fixedpoint.folded import FoldedNetwork
 from hwq.train.checkpoint import BEST, LAST, load
 from hwq.train.distill import fingerprint
 from hwq.train.distributed import World

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hwq.quant.pact import MPact
+from hwq.quant.methods.pact import MPact
 from hwq.train.schedule import Schedule
 
 

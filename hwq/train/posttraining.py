@@ -18,9 +18,9 @@ from hwq.errors import InputError
 from hwq.files import write_atomically
 from hwq.models import build
 from hwq.quant import Policy, Ranges, calibrate, estimate_norms, prepare
-from hwq.quant.bias import channel_means, correct_biases, fitting
-from hwq.quant.dorefa import DoReFa
-from hwq.quant.modes import activations_floating, everything_floating
+from hwq.quant.calibration.bias import channel_means, correct_biases, fitting
+from hwq.quant.methods.dorefa import DoReFa
+from hwq.quant.methods.modes import activations_floating, everything_floating
 from hwq.train.checkpoint import LAST, Meta, fill, load, load_weights, save_checkpoint
 from hwq.train.distributed import World
 from hwq.train.progress import Silent

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hwq.quant import Row, table
-from hwq.quant.describe import COLUMNS, cells
+from hwq.quant.placing.describe import COLUMNS, cells
 
 
 class Reporter(Protocol):

@@ -12,7 +12,7 @@ from hwq.data import Split
 from hwq.errors import InputError
 from hwq.models import build
 from hwq.quant import ActQuantizer, prepare
-from hwq.quant.contract import WeightQuantizer
+from hwq.quant.methods.contract import WeightQuantizer
 from hwq.train.checkpoint import Checkpoint, Meta, fill, load
 from hwq.train.distributed import World
 from hwq.train.diverged import bad_tensor

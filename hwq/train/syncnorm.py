@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from hwq.quant.norms import ESTIMATED
+from hwq.quant.calibration.norms import ESTIMATED
 
 
 class _Gather(torch.autograd.Function):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hwq.quant import ActQuantizer, QuantConv2d, QuantLinear, WeightQuantizer
-from hwq.quant.modes import evaluating
+from hwq.quant.methods.modes import evaluating
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

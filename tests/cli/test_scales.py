@@ -16,7 +16,7 @@ from hwq.cli.scales import as_csv
 from hwq.data import DataSpec
 from hwq.models import build
 from hwq.quant import ActQuantizer, Policy, QuantConv2d, QuantLinear, calibrate, prepare
-from hwq.quant.scales import Scale, scales, tensors
+from hwq.quant.placing.scales import Scale, scales, tensors
 from hwq.train import LAST, restore
 from hwq.train.checkpoint import Meta, save_checkpoint
 from tests.cli.conftest import Hwq

@@ -10,10 +10,10 @@ from torch import Tensor, fx, nn
 from hwq.fixed import Rounding, parse_edge, parse_format
 from hwq.lower import Formats
 from hwq.quant import WEIGHT_METHODS, Policy, QuantConv2d, QuantLinear, prepare
-from hwq.quant.align import align, settle
-from hwq.quant.folded import FoldedNetwork
-from hwq.quant.requantise import ActScale
-from hwq.quant.steps import own_steps, with_steps
+from hwq.quant.calibration.align import align, settle
+from hwq.quant.fixedpoint.folded import FoldedNetwork
+from hwq.quant.fixedpoint.requantise import ActScale
+from hwq.quant.placing.steps import own_steps, with_steps
 from tests.lower.reference import prepared
 
 MEAN, STD = [0.5], [0.25]

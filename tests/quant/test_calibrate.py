@@ -24,9 +24,9 @@ from hwq.quant import (
     prepare,
     ranges,
 )
-from hwq.quant.bias import bytes_per_image, channel_means, correct_biases, correctable
-from hwq.quant.modes import activations_floating, everything_floating
-from hwq.quant.ranges import Sample, mse_bounds, percentile_bounds
+from hwq.quant.calibration.bias import bytes_per_image, channel_means, correct_biases, correctable
+from hwq.quant.methods.modes import activations_floating, everything_floating
+from hwq.quant.methods.ranges import Sample, mse_bounds, percentile_bounds
 
 DIGITS = (8, 8, 1)
 

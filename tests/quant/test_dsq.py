@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from hwq.quant.dsq import DsqAct, DsqWeight
-from hwq.quant.methods import make_act, make_weight
+from hwq.quant.methods.dsq import DsqAct, DsqWeight
+from hwq.quant.methods.table import make_act, make_weight
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])

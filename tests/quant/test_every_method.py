@@ -22,7 +22,7 @@ from hwq.data import DataSpec, load_split
 from hwq.fixed import parse_format
 from hwq.lower import Formats, lower
 from hwq.quant import INPUT_QUANT, ActQuantizer, LayerRule, Policy, Ranges, calibrate, describe, prepare
-from hwq.quant.methods import ACT_METHODS, WEIGHT_METHODS
+from hwq.quant.methods.table import ACT_METHODS, WEIGHT_METHODS
 from hwq.simulate import Simulator, run_oracle
 from hwq.train.optimise import make_optimiser
 from hwq.train.schedule import Schedule

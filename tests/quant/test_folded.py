@@ -15,8 +15,8 @@ from hwq.errors import InputError
 from hwq.fixed import Rounding, parse_edge, parse_format
 from hwq.lower import Formats, lower
 from hwq.quant import ActQuantizer, Policy, calibrate, prepare
-from hwq.quant.folded import FoldedNetwork
-from hwq.quant.requantise import Requantisation
+from hwq.quant.fixedpoint.folded import FoldedNetwork
+from hwq.quant.fixedpoint.requantise import Requantisation
 from hwq.simulate import Simulator
 from tests.lower.reference import prepared
 from tests.nets import random_net, random_policy

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from hwq.quant import ActQuantizer, WeightQuantizer
-from hwq.quant.dorefa import DoReFa
-from hwq.quant.dsq import DsqAct, DsqWeight
-from hwq.quant.lsq import LsqAct, LsqWeight
-from hwq.quant.methods import ACT_METHODS, WEIGHT_METHODS, make_act, make_weight
-from hwq.quant.pact import MPact
-from hwq.quant.uniform import UniformAct, UniformWeight
+from hwq.quant.methods.dorefa import DoReFa
+from hwq.quant.methods.dsq import DsqAct, DsqWeight
+from hwq.quant.methods.lsq import LsqAct, LsqWeight
+from hwq.quant.methods.pact import MPact
+from hwq.quant.methods.table import ACT_METHODS, WEIGHT_METHODS, make_act, make_weight
+from hwq.quant.methods.uniform import UniformAct, UniformWeight
 
 Closed = tuple[list[float], float | None]
 """Gradients of the values, and of the learned parameter."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hwq.quant.methods import ACT_METHODS, WEIGHT_METHODS, make_act, make_weight
+from hwq.quant.methods.table import ACT_METHODS, WEIGHT_METHODS, make_act, make_weight
 
 BITS = (1, 2, 3, 4, 6, 8)
 

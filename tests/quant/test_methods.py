@@ -10,9 +10,9 @@ import torch
 
 from hwq.errors import InputError
 from hwq.quant import Policy
-from hwq.quant.dorefa import Rescale
-from hwq.quant.methods import ACT_METHODS, WEIGHT_METHODS, make_act, make_weight
-from hwq.quant.rounding import fake_quant, round_clamp
+from hwq.quant.methods.dorefa import Rescale
+from hwq.quant.methods.rounding import fake_quant, round_clamp
+from hwq.quant.methods.table import ACT_METHODS, WEIGHT_METHODS, make_act, make_weight
 
 RESCALES = tuple(r.value for r in Rescale)
 FIXED = ("pact-fixed",)

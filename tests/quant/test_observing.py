@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.distributed import ReduceOp
 
-from hwq.quant.lsq import LsqAct
-from hwq.quant.methods import ACT_METHODS, WEIGHT_METHODS, make_act, make_weight
-from hwq.quant.ranges import mse_bounds
-from hwq.quant.uniform import UniformAct
+from hwq.quant.methods.lsq import LsqAct
+from hwq.quant.methods.ranges import mse_bounds
+from hwq.quant.methods.table import ACT_METHODS, WEIGHT_METHODS, make_act, make_weight
+from hwq.quant.methods.uniform import UniformAct
 
 FOLLOWING = ("uniform", "dsq")
 

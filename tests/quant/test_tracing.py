@@ -13,8 +13,8 @@ from torchvision.models import mobilenet_v3_small
 
 from hwq.errors import UnsupportedError
 from hwq.quant import Policy, prepare
-from hwq.quant.folded import FoldedNetwork
-from hwq.quant.tracing import trace
+from hwq.quant.fixedpoint.folded import FoldedNetwork
+from hwq.quant.tracing.trace import trace
 from hwq.train.fixedpoint import FixedPoint
 
 SHAPE = (8, 8, 3)

@@ -8,10 +8,10 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from hwq.errors import InputError
-from hwq.quant.contract import MAX_BITS, OFF
-from hwq.quant.dorefa import Rescale
-from hwq.quant.methods import ACT_METHODS, WEIGHT_METHODS
-from hwq.quant.patterns import matches
+from hwq.quant.methods.contract import MAX_BITS, OFF
+from hwq.quant.methods.dorefa import Rescale
+from hwq.quant.methods.table import ACT_METHODS, WEIGHT_METHODS
+from hwq.quant.placing.patterns import matches
 
 DEFAULT_IMAGE_BITS = 8
 EDGE_BITS = 8
@@ -89,7 +89,7 @@ class Policy:
     """Bit widths 1..16, or 32 = off. The most specific statement about a tensor holds:
 
     weight_bits, act_bits; pool_bits after an average pool, norm_bits after a BN that stands alone (no
-    conv before, no ReLU after) < weight_list, act_list by position (see `hwq.quant.choices`; a list does
+    conv before, no ReLU after) < weight_list, act_list by position (see `hwq.quant.placing.choices`; a list does
     not touch norm_bits or residual_bits) < first, last < first_bits, last_bits (weights), input_bits (the
     normalised image; None = 8) < layers, of which later ones win.
 
@@ -99,7 +99,7 @@ class Policy:
     additions. residual_bits: of what additions and average pools read, the residual path; layers then read
     act_bits made from those codes, as LSQ and PACT quantise the inputs of layers only. None: act_bits for
     all. per_channel: one weight scale per output channel. rescale: a value of `Rescale`, or auto
-    (max where no BN follows, else none). weight_method, act_method: names in `hwq.quant.methods`; the
+    (max where no BN follows, else none). weight_method, act_method: names in `hwq.quant.methods.table`; the
     image is always 'uniform', as its range is known.
     """
 

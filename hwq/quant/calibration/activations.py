@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from hwq.errors import InputError
-from hwq.quant.contract import OFF, ActQuantizer
-from hwq.quant.layers import QuantConv2d, QuantLinear
-from hwq.quant.modes import evaluating, observing
-from hwq.quant.ranges import Ranges, Sample
-from hwq.quant.uniform import UniformAct, UniformWeight
+from hwq.quant.methods.contract import OFF, ActQuantizer
+from hwq.quant.methods.modes import evaluating, observing
+from hwq.quant.methods.ranges import Ranges, Sample
+from hwq.quant.methods.uniform import UniformAct, UniformWeight
+from hwq.quant.placing.layers import QuantConv2d, QuantLinear
 
 
 def calibrate(model: nn.Module, batches: Iterable[Tensor], ranges: Ranges | None = None) -> None:

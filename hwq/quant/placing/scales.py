@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hwq.quant.contract import ActQuantizer, WeightQuantizer
-from hwq.quant.describe import describe
-from hwq.quant.dsq import DsqAct, DsqWeight
+from hwq.quant.methods.contract import ActQuantizer, WeightQuantizer
+from hwq.quant.methods.dsq import DsqAct, DsqWeight
+from hwq.quant.placing.describe import describe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,9 +8,9 @@ from functools import partial
 import torch
 from torch import Tensor, fx, nn
 
-from hwq.quant.layers import QuantConv2d, QuantLinear
-from hwq.quant.modes import evaluating
-from hwq.quant.requantise import Requantisation
+from hwq.quant.fixedpoint.requantise import Requantisation
+from hwq.quant.methods.modes import evaluating
+from hwq.quant.placing.layers import QuantConv2d, QuantLinear
 
 MEMORY = 1 << 30
 """Bytes of activations that a correction holds at once."""

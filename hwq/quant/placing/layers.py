@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hwq.quant.contract import WeightQuantizer
+from hwq.quant.methods.contract import WeightQuantizer
 
 
 class QuantConv2d(nn.Conv2d):

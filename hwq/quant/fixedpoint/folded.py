@@ -16,10 +16,7 @@ from torch.nn import functional
 
 from hwq.errors import InputError, UnsupportedError
 from hwq.fixed import Rounding
-from hwq.quant.contract import ActQuantizer
-from hwq.quant.layers import QuantConv2d, QuantLinear
-from hwq.quant.placing import OF
-from hwq.quant.requantise import (
+from hwq.quant.fixedpoint.requantise import (
     ActScale,
     Bias,
     Factor,
@@ -35,8 +32,11 @@ from hwq.quant.requantise import (
     Term,
     WeightScale,
 )
-from hwq.quant.rounding import fake_quant
-from hwq.quant.tracing import SHAPE, Kind, kind_of, where
+from hwq.quant.methods.contract import ActQuantizer
+from hwq.quant.methods.rounding import fake_quant
+from hwq.quant.placing.layers import QuantConv2d, QuantLinear
+from hwq.quant.placing.placer import OF
+from hwq.quant.tracing.trace import SHAPE, Kind, kind_of, where
 
 _PREFIX = "hwq_"
 _POOL_ARGUMENTS = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")

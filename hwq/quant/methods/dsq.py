@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hwq.quant.contract import Quantizer, spread
-from hwq.quant.rounding import between, nearest, product_sum, signs
-from hwq.quant.uniform import UniformAct, UniformWeight
+from hwq.quant.methods.contract import Quantizer, spread
+from hwq.quant.methods.rounding import between, nearest, product_sum, signs
+from hwq.quant.methods.uniform import UniformAct, UniformWeight
 
 _START, _LEAST, _MOST = 0.2, 1e-3, 0.5
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hwq.quant.contract import ActQuantizer
-from hwq.quant.uniform import UniformAct
+from hwq.quant.methods.contract import ActQuantizer
+from hwq.quant.methods.uniform import UniformAct
 
 
 class MPact(ActQuantizer):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
-from hwq.quant.contract import ActQuantizer
+from hwq.quant.methods.contract import ActQuantizer
 
 SETTLED = -1
 """`ObservingAct.seen` of a range that no batch changes any more."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from torch import fx, nn
 
 from hwq.errors import UnsupportedError
-from hwq.quant.choices import Choices, Entries
-from hwq.quant.layers import QuantConv2d, QuantLinear
-from hwq.quant.methods import make_weight
-from hwq.quant.placing import INPUT_QUANT, Placer, freeze, readers
-from hwq.quant.policy import Policy
-from hwq.quant.tracing import Kind, kind_of, own_forward, trace, where
+from hwq.quant.methods.table import make_weight
+from hwq.quant.placing.choices import Choices, Entries
+from hwq.quant.placing.layers import QuantConv2d, QuantLinear
+from hwq.quant.placing.placer import INPUT_QUANT, Placer, freeze, readers
+from hwq.quant.placing.policy import Policy
+from hwq.quant.tracing.trace import Kind, kind_of, own_forward, trace, where
 
 
 def prepare(
@@ -23,7 +23,7 @@ def prepare(
     `policy.branch`; operands of a concat share one; the logits have none. With `policy.residual_bits`
     codes that both sums and layers read have two, the layers' after the sums'. Its type is unsigned where
     the chain cannot be negative. Layer names (and so state dicts) stay those of `model`. What the entries of
-    the policy's bit lists stand for, `model.bit_entries` says (see `hwq.quant.choices.Entries`).
+    the policy's bit lists stand for, `model.bit_entries` says (see `hwq.quant.placing.choices.Entries`).
     Raises UnsupportedError naming module path and source line, InputError for a policy that does not fit.
     """
     named = getattr(model, "bit_entries", None)

@@ -7,10 +7,10 @@ from dataclasses import replace
 import torch
 from torch import fx
 
-from hwq.quant.layers import QuantConv2d, QuantLinear
-from hwq.quant.lsq import LsqWeight
-from hwq.quant.methods import make_weight
-from hwq.quant.policy import LayerRule, Policy
+from hwq.quant.methods.lsq import LsqWeight
+from hwq.quant.methods.table import make_weight
+from hwq.quant.placing.layers import QuantConv2d, QuantLinear
+from hwq.quant.placing.policy import LayerRule, Policy
 
 METHOD = "lsq"
 

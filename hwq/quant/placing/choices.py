@@ -8,8 +8,8 @@ from enum import Enum, auto
 from typing import Any
 
 from hwq.errors import InputError
-from hwq.quant.patterns import nothing_matches
-from hwq.quant.policy import LayerRule, Policy
+from hwq.quant.placing.patterns import nothing_matches
+from hwq.quant.placing.policy import LayerRule, Policy
 
 IMAGE = "input"
 """Name of the image in layer patterns."""
@@ -51,7 +51,7 @@ class WeightChoice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActChoice:
-    """method: a name in `hwq.quant.methods.ACT_METHODS`."""
+    """method: a name in `hwq.quant.methods.table.ACT_METHODS`."""
 
     bits: int
     method: str

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from hwq.fixed import AutoFormat, ConstantFormat, FixedType, LiteralFormat
-from hwq.quant.bias import channel_means, correct_biases
-from hwq.quant.contract import ActQuantizer
-from hwq.quant.folded import FoldedNetwork
-from hwq.quant.modes import evaluating
-from hwq.quant.requantise import ActScale, Gain, Requantisation, Term
-from hwq.quant.steps import step_of
+from hwq.quant.calibration.bias import channel_means, correct_biases
+from hwq.quant.fixedpoint.folded import FoldedNetwork
+from hwq.quant.fixedpoint.requantise import ActScale, Gain, Requantisation, Term
+from hwq.quant.methods.contract import ActQuantizer
+from hwq.quant.methods.modes import evaluating
+from hwq.quant.placing.steps import step_of
 
 _PER_OCTAVE = 16
 _KEPT = 4096

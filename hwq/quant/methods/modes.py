@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 
-from hwq.quant.contract import OFF, ActQuantizer, Quantizer
+from hwq.quant.methods.contract import OFF, ActQuantizer, Quantizer
 
 
 @contextmanager

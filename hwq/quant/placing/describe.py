@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from torch import fx, nn
 
-from hwq.quant.contract import ActQuantizer, Quantizer, WeightQuantizer
-from hwq.quant.layers import QuantConv2d, QuantLinear
-from hwq.quant.placing import OF
-from hwq.quant.tracing import SHAPE
+from hwq.quant.methods.contract import ActQuantizer, Quantizer, WeightQuantizer
+from hwq.quant.placing.layers import QuantConv2d, QuantLinear
+from hwq.quant.placing.placer import OF
+from hwq.quant.tracing.trace import SHAPE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from hwq.errors import InputError
-from hwq.quant.contract import ActQuantizer, WeightQuantizer
-from hwq.quant.dorefa import DoReFa, DoReFaAct, Rescale
-from hwq.quant.dsq import DsqAct, DsqWeight
-from hwq.quant.lsq import LsqAct, LsqPlusAct, LsqWeight
-from hwq.quant.pact import MPact, Pact, PactFixed
-from hwq.quant.uniform import MseWeight, PercentileWeight, UniformAct, UniformWeight
+from hwq.quant.methods.contract import ActQuantizer, WeightQuantizer
+from hwq.quant.methods.dorefa import DoReFa, DoReFaAct, Rescale
+from hwq.quant.methods.dsq import DsqAct, DsqWeight
+from hwq.quant.methods.lsq import LsqAct, LsqPlusAct, LsqWeight
+from hwq.quant.methods.pact import MPact, Pact, PactFixed
+from hwq.quant.methods.uniform import MseWeight, PercentileWeight, UniformAct, UniformWeight
 
 WEIGHT_METHODS: dict[str, Callable[..., WeightQuantizer]] = {
     "dorefa": DoReFa,

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import fx
 
-from hwq.quant.choices import IMAGE, ActSite, Choices, Role
-from hwq.quant.contract import Quantizer
-from hwq.quant.methods import make_act
-from hwq.quant.tracing import SHAPE, Kind, owner
+from hwq.quant.methods.contract import Quantizer
+from hwq.quant.methods.table import make_act
+from hwq.quant.placing.choices import IMAGE, ActSite, Choices, Role
+from hwq.quant.tracing.trace import SHAPE, Kind, owner
 
 INPUT_QUANT = "input_quant"
 _MOVES = (Kind.SKIP, Kind.CODES, Kind.RELU)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hwq.quant.contract import WeightQuantizer, spread
-from hwq.quant.observing import ObservingAct, agreed_peak
-from hwq.quant.ranges import percentile_bounds
+from hwq.quant.methods.contract import WeightQuantizer, spread
+from hwq.quant.methods.observing import ObservingAct, agreed_peak
+from hwq.quant.methods.ranges import percentile_bounds
 
 _PERCENTILE = 99.9
 _SLOWEST = 0.01

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hwq.errors import InputError
 from hwq.fixed import IntType
-from hwq.quant.rounding import fake_quant, round_clamp, sign_codes
+from hwq.quant.methods.rounding import fake_quant, round_clamp, sign_codes
 
 OFF = 32
 """Bit width that means "not quantised"."""
@@ -24,7 +24,7 @@ class Quantizer(nn.Module):
     """Bits and type of one quantised tensor. `bits` 1..16, or 32 = off (passes floats through)."""
 
     method = ""
-    """Its name in recipes, where `hwq.quant.methods` made it."""
+    """Its name in recipes, where `hwq.quant.methods.table` made it."""
 
     def __init__(self, bits: int, signed: bool) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class WeightQuantizer(Quantizer):
 class ActQuantizer(Quantizer):
     """Activations of any shape -> scale * codes. A method implements `step`, `set_bound`, maybe `quantise`.
 
-    While `observer` is set (`hwq.quant.calibrate`), it is shown the tensor, which passes through as it is.
+    While `observer` is set (`hwq.quant.calibration.activations`), it is shown the tensor, which passes through as it is.
     """
 
     def __init__(self, bits: int, *, signed: bool) -> None:

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hwq.fixed import AutoFormat, ConstantFormat, Constants, IntType, LiteralFormat, Rounding
-from hwq.quant.contract import ActQuantizer
-from hwq.quant.layers import QuantConv2d, QuantLinear
+from hwq.quant.methods.contract import ActQuantizer
+from hwq.quant.placing.layers import QuantConv2d, QuantLinear
 
 Norm = nn.BatchNorm1d | nn.BatchNorm2d
 Layer = QuantConv2d | QuantLinear

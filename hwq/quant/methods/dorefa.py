@@ -7,9 +7,9 @@ from enum import Enum
 import torch
 from torch import Tensor, nn
 
-from hwq.quant.contract import WeightQuantizer, spread
-from hwq.quant.rounding import gradient_factor, learned_step
-from hwq.quant.uniform import UniformAct
+from hwq.quant.methods.contract import WeightQuantizer, spread
+from hwq.quant.methods.rounding import gradient_factor, learned_step
+from hwq.quant.methods.uniform import UniformAct
 
 
 class Rescale(Enum):

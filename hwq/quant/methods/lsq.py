@@ -7,10 +7,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from hwq.quant.contract import WeightQuantizer, spread
-from hwq.quant.observing import ObservingAct, agreed_mean
-from hwq.quant.ranges import Ranges, Sample
-from hwq.quant.rounding import fake_quant, gradient_factor, learned_step, round_clamp
+from hwq.quant.methods.contract import WeightQuantizer, spread
+from hwq.quant.methods.observing import ObservingAct, agreed_mean
+from hwq.quant.methods.ranges import Ranges, Sample
+from hwq.quant.methods.rounding import fake_quant, gradient_factor, learned_step, round_clamp
 
 
 class LsqWeight(WeightQuantizer):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hwq.errors import InputError
-from hwq.quant.modes import activations_floating, evaluating
+from hwq.quant.methods.modes import activations_floating, evaluating
 
 ESTIMATED = "hwq_estimated"
 """An attribute of a batch norm: `estimate_norms` is at it now, with the same images in every process."""

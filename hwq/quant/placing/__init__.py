@@ -1,0 +1,1 @@
+"""Which tensors are quantised, how, and with how many bits. Imports `methods` and `tracing`."""
