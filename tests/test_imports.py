@@ -45,7 +45,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "calibration": {"methods", "tracing", "placing", "fixedpoint"},
     },
 }
-"""Rooms of a module, and which of each other they may import; none imports the module's front (`hwq.quant`)."""
+"""Rooms of a module, and which of them each may import; none imports the front of its module."""
 TORCH = {"quant", "models", "data", "train", "lower", "simulate"}
 """Modules that may import torch; data only what torchvision's datasets need."""
 LIGHT = {"errors", "files", "assets", "fixed", "ir"}

@@ -1,6 +1,6 @@
 """Trained torch network -> Graph of integers (numerics, sections 1 to 3).
 
-`lower` walks the fx graph that `hwq.quant.placing.prepare` made; `report` lists what the constants' formats lost.
+`lower` walks the fx graph that `hwq.quant.prepare` made; `report` lists what the constants' formats lost.
 """
 
 from hwq.lower.formats import Formats, parse_override

@@ -1,1 +1,1 @@
-"""What is chosen from data: ranges, batch norms, biases, scales that suit a format. Imports every other room."""
+"""What is chosen from data: ranges, batch norms, biases, scales. Imports every other room of `quant`."""

@@ -1,1 +1,1 @@
-"""How one tensor is quantised: the contract, one small file a method, and their table. Imports no other room."""
+"""How one tensor is quantised: the contract, a small file a method, their table. Imports no other room."""

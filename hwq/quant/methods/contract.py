@@ -107,7 +107,8 @@ class WeightQuantizer(Quantizer):
 class ActQuantizer(Quantizer):
     """Activations of any shape -> scale * codes. A method implements `step`, `set_bound`, maybe `quantise`.
 
-    While `observer` is set (`hwq.quant.calibration.activations`), it is shown the tensor, which passes through as it is.
+    While `observer` is set (`hwq.quant.calibration.activations`), it is shown the tensor, which passes
+    through as it is.
     """
 
     def __init__(self, bits: int, *, signed: bool) -> None:

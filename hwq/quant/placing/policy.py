@@ -89,8 +89,8 @@ class Policy:
     """Bit widths 1..16, or 32 = off. The most specific statement about a tensor holds:
 
     weight_bits, act_bits; pool_bits after an average pool, norm_bits after a BN that stands alone (no
-    conv before, no ReLU after) < weight_list, act_list by position (see `hwq.quant.placing.choices`; a list does
-    not touch norm_bits or residual_bits) < first, last < first_bits, last_bits (weights), input_bits (the
+    conv before, no ReLU after) < weight_list, act_list by position (see `choices`; a list does not touch
+    norm_bits or residual_bits) < first, last < first_bits, last_bits (weights), input_bits (the
     normalised image; None = 8) < layers, of which later ones win.
 
     first, last: about the first layer with the image, and the last layer with the activation it reads.
