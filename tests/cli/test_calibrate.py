@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from hwq.models import build
-from hwq.quant import ACT_METHODS, WEIGHT_METHODS, bias
+from hwq.quant import ACT_METHODS, WEIGHT_METHODS
+from hwq.quant.calibration import bias
 from hwq.train import load, read_recipe, restore
 from hwq.train import posttraining as module
 from hwq.train.checkpoint import load_weights

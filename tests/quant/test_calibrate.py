@@ -22,9 +22,9 @@ from hwq.quant import (
     calibrate,
     estimate_norms,
     prepare,
-    ranges,
 )
 from hwq.quant.calibration.bias import bytes_per_image, channel_means, correct_biases, correctable
+from hwq.quant.methods import ranges
 from hwq.quant.methods.modes import activations_floating, everything_floating
 from hwq.quant.methods.ranges import Sample, mse_bounds, percentile_bounds
 
