@@ -208,7 +208,7 @@ def main() -> None:
             if name == "float":
                 peers["qonnx's executor, float, 64 at a time"] = qonnx(content)
     except ImportError as error:
-        print(f"left out: {error} (pip install 'hwq[bench]' qonnx)")
+        print(f"left out: {error} (pip install 'hwq[bench]')")
     peers["torch float, channels last"] = float_torch(model, pixels)
     found = rates(peers, len(pixels), options.rounds)
     base = found.get(int8, 0.0)

@@ -26,14 +26,6 @@ class Done:
 Hwq = Callable[..., Done]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Compiled libraries and decoded images of the tests stay out of the user's cache."""
-    patch = pytest.MonkeyPatch()
-    patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-    patch.setenv("COLUMNS", "100")
-
-
 @pytest.fixture
 def hwq(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Hwq:
     """hwq("train", "--out", path) -> Done. Runs `main`, as the installed command does."""

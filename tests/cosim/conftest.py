@@ -1,4 +1,4 @@
-"""Every test compiles into a cache of its own session, never into the user's."""
+"""A small run and its project, and the command line run in this process."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import io
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,13 +19,6 @@ from hwq.models import build
 from hwq.quant import Policy, calibrate, estimate_norms, prepare
 from hwq.train.checkpoint import Meta, save_checkpoint
 from hwq.train.restore import Normalise
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture(scope="session")

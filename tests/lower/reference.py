@@ -17,13 +17,13 @@ import torch
 from torch import fx, nn
 
 from hwq.errors import HwqError
-from hwq.fixed import LiteralFormat, parse_edge, parse_format
+from hwq.fixed import LiteralFormat, parse_format
 from hwq.ir import Graph, Requantize
 from hwq.lower import Formats, Lowered, lower
 from hwq.quant import INPUT_QUANT, ActQuantizer, Policy, QuantConv2d, QuantLinear, calibrate, prepare
 from hwq.simulate.oracle import run_oracle
 
-WIDE = Formats(body=parse_format("56,auto"), edge=parse_edge("32,24"))
+WIDE = Formats(body=parse_format("56,auto"), edge=parse_format("56,48"))
 """Constants with so many bits that only a tie within 1e-12 could round otherwise."""
 
 
