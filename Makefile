@@ -11,13 +11,14 @@ WORKERS ?= 2
 N ?= 500
 RUN ?= runs/demo
 
-.PHONY: help demo test test-slow fuzz lint format bench docs check
+.PHONY: help demo test test-slow fuzz fuzz-files lint format bench docs check
 
 help:
 	@echo 'make demo          install, then the whole route on real digits (report in $(RUN))'
 	@echo 'make test          install, then the test suite'
 	@echo 'make test-slow     whole large networks at full size: minutes, 2 GB of memory'
 	@echo 'make fuzz N=500    random networks through Python and C++, compared at every op'
+	@echo 'make fuzz-files N=2000  files changed at random, given to every command that reads them'
 	@echo 'make lint          ruff and mypy'
 	@echo 'make bench         speed of simulators and training, beside other tools'
 	@echo 'make docs          docs/cli.md from --help'
@@ -38,6 +39,10 @@ lint: check $(VENV)/.installed-dev
 # Random networks beyond the suite's; see tests/fuzz.
 fuzz: check $(VENV)/.installed-dev
 	@$(BIN)/python -m tests.fuzz --count $(N) $(ARGS)
+
+# Checkpoints, graphs, projects, recipes, images, caches ... with a bit, a number or a bracket changed.
+fuzz-files: check $(VENV)/.installed-dev
+	@$(BIN)/python -m tests.fuzz.files --count $(N) $(ARGS)
 
 bench: check $(VENV)/.installed-bench
 	@$(BIN)/python -m benchmarks.simulate

@@ -1,0 +1,1 @@
+"""Files changed at random and given to the command line: see `python -m tests.fuzz.files --help`."""
