@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from hwq.errors import ToolError
-from hwq.files import cache_folder
+from hwq.errors import InputError, ToolError
+from hwq.files import cache_folder, digest, read_bytes, read_text
 
 KEEP = 64
 """Libraries kept in each cache; the ones used longest ago go first."""
@@ -73,7 +73,7 @@ def source_digest(folder: Path, files: Sequence[str], identity: Sequence[str]) -
     """Of the files' names and contents, and of whatever else the result depends on."""
     key = hashlib.sha256()
     for name in files:
-        content = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        content = digest(folder / name)
         key.update(f"{name}\0{content}\n".encode())
     for text in identity:
         key.update(f"{text}\0".encode())
@@ -124,7 +124,7 @@ def _build(root: Path, place: Path, file: str, command: Sequence[str], folder: P
         log = root / "logs" / f"{place.name}.log"
         seconds = _compile([*command, "-o", str(fresh / file)], folder, log, what)
         (fresh / "seconds").write_text(f"{seconds:.2f}\n")
-        (fresh / "sha256").write_text(_sha256(fresh / file))
+        (fresh / "sha256").write_text(digest(fresh / file))
         if place.exists() and not _whole(place, file):
             place.rename(Path(temporary) / "damaged")
         try:
@@ -138,19 +138,15 @@ def _build(root: Path, place: Path, file: str, command: Sequence[str], folder: P
 def _whole(place: Path, file: str) -> bool:
     """Whether the library there is what the compiler wrote."""
     try:
-        return (place / "sha256").read_text() == _sha256(place / file)
-    except FileNotFoundError:
+        return read_bytes(place / "sha256", limit=64).decode(errors="replace") == digest(place / file)
+    except InputError:
         return False
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _seconds(place: Path) -> float:
     try:
-        return float((place / "seconds").read_text())
-    except (OSError, ValueError):
+        return float(read_text(place / "seconds"))
+    except (InputError, ValueError):
         return 0.0
 
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1] / "hwq"
 
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
-    "files": set(),
+    "files": {"errors"},
     "compiler": {"errors", "files"},
     "assets": {"errors"},
     "fixed": {"errors"},
@@ -28,7 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "passes": {"errors", "fixed", "ir"},
     "simulate": {"errors", "fixed", "ir"},
     "engine": {"assets", "compiler", "errors", "fixed", "ir", "simulate"},
-    "emit": {"assets", "errors", "fixed", "ir"},
+    "emit": {"assets", "errors", "files", "fixed", "ir"},
     "cosim": {"compiler", "emit", "engine", "errors", "files", "ir", "serde", "simulate"},
     "onnx": {"errors", "fixed", "ir"},
     "estimate": {"errors", "fixed", "ir"},

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hwq.errors import InputError
+from hwq.files import Missing, read_json
 
 if TYPE_CHECKING:
     from hwq.lower import ConstantIssue
@@ -30,11 +31,12 @@ def read_issues(folder: Path) -> list[ConstantIssue] | None:
 
     path = folder / ISSUES
     try:
-        issues = [ConstantIssue(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
+        listed = read_json(path, list, advice="export the project again")
+        issues = [ConstantIssue(**entry) for entry in listed]
         for issue in issues:
             str(issue)  # its numbers are numbers
-    except FileNotFoundError:
+    except Missing:
         return None
-    except (ValueError, TypeError, RecursionError):
+    except (ValueError, TypeError):
         raise InputError(f"{path}: damaged; export the project again") from None
     return issues

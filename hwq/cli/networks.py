@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hwq.errors import InputError
+from hwq.files import digest
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +37,7 @@ class Networks:
         self.run, self.edge, self.off_bits, self.out = run, edge, off_bits, out
         self.path = find(run)
         self.meta: Meta = load(self.path).meta
-        self.checkpoint = hashlib.sha256(self.path.read_bytes()).hexdigest()
+        self.checkpoint = digest(self.path)
         self.spec: DataSpec = DataSpec.parse(data, like=self.meta.data) if data else self.meta.data
         self._models: dict[str, tuple[torch.fx.GraphModule, list[torch.Tensor]]] = {}
 

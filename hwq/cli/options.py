@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from hwq.errors import InputError
-from hwq.files import check_writable
+from hwq.files import check_file
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -31,7 +31,7 @@ class NewFile(click.Path):
             raise InputError(f"{name} '{value}': is a folder")
         if not path.parent.is_dir():
             raise InputError(f"{name} {path}: no folder {path.parent}")
-        check_writable(path.parent)
+        check_file(path)
         return path
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hwq import __version__
+from hwq.errors import InputError
+from hwq.files import DOCUMENT, parse_json, read_bytes
 from hwq.report import Build, Report, Stage, constant_rows, op_rows, training_curves
 
 if TYPE_CHECKING:
@@ -27,16 +29,12 @@ BUILD_NOTES = {
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Records of a metrics.jsonl; broken or missing lines are left out."""
-    if not path.is_file():
+    if not path.exists():
         return []
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict):
-            records.append(record)
+    for line in read_bytes(path, limit=DOCUMENT).split(b"\n"):
+        with suppress(InputError):
+            records.append(parse_json(line, dict, where=str(path)))
     return records
 
 

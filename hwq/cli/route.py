@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import tempfile
 import time
@@ -28,6 +27,7 @@ from hwq.cosim.verdict import Report as Comparison
 from hwq.cosim.verdict import write_json
 from hwq.data import DataSpec, load_split
 from hwq.errors import InputError
+from hwq.files import SMALL, digest, read_json
 from hwq.ir import Graph
 from hwq.lower import ConstantIssue, lower
 from hwq.quant import Policy
@@ -178,7 +178,7 @@ def _page(out: Path, bits: int, trained: Trained, comparisons: list[Comparison])
             *(f"hwq simulate {out} --build {c.build} --images {images}" for c in comparisons),
         ),
         facts=[
-            ("project.json, sha256", _sha256(trained.run / "hls" / "project.json")),
+            ("project.json, sha256", digest(trained.run / "hls" / "project.json")),
             ("logits of all test images, sha256", hashlib.sha256(trace.logits.tobytes()).hexdigest()),
         ],
     )
@@ -203,10 +203,6 @@ def _step(text: str) -> Iterator[None]:
     click.echo(f"  {time.perf_counter() - started:.1f} s")
 
 
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 # -- the run folder ------------------------------------------------------------------------------
 
 
@@ -217,10 +213,10 @@ def _owned(out: Path) -> tuple[str, ...]:
     if not out.is_dir() or not any(out.iterdir()):
         return ()
     try:
-        names = json.loads((out / MARKER).read_text(encoding="utf-8"))["files"]
-    except (OSError, ValueError, KeyError, TypeError):
+        names = read_json(out / MARKER, dict, limit=SMALL)["files"]
+        plain = [name for name in names if isinstance(name, str) and Path(name).name == name]
+    except (InputError, KeyError, TypeError):
         raise InputError(f"{out}: holds something else than an earlier demo; choose another --out") from None
-    plain = (name for name in names if isinstance(name, str) and Path(name).name == name)
     return tuple(name for name in plain if name not in ("..", MARKER))
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hwq.errors import InputError
+from hwq.files import Missing, digest, read_json
 
 ABI = 1
 MANIFEST = "project.json"
@@ -43,11 +42,11 @@ class Manifest:
     def edits(self) -> list[Edit]:
         """Every generated file that changed or is gone, and C++ files that were added beside them."""
         found: list[Edit] = []
-        for name, digest in self.files.items():
+        for name, wanted in self.files.items():
             path = self.folder / name
             if not path.is_file():
                 found.append(Edit(name, "missing", self.constants.get(name)))
-            elif hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+            elif digest(path) != wanted:
                 found.append(Edit(name, "edited", self.constants.get(name)))
         folders = {PurePosixPath(name).parent for name in self.files if PurePosixPath(name).suffix in _CODE}
         for folder in sorted(folders):
@@ -72,13 +71,9 @@ def read_manifest(folder: Path) -> Manifest:
     """Read and check FOLDER/project.json. Raises InputError."""
     path = folder / MANIFEST
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        raw = read_json(path, dict, advice="export the project again")
+    except Missing:
         raise InputError(f"{folder} is not an exported project: it has no {MANIFEST}") from None
-    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, nested without end
-        raise InputError(f"{path} is damaged ({error}); export the project again") from None
-    if not isinstance(raw, dict):
-        raise InputError(f"{path} is damaged (not an object); export the project again")
     if raw.get("abi") != ABI:
         raise InputError(f"{path} has ABI {raw.get('abi')!r}, this hwq knows {ABI}; export the project again")
     files, constants = _table(path, raw, "files"), _table(path, raw, "constants")

@@ -18,6 +18,7 @@ from hwq.cosim.verdict import Report
 from hwq.emit import Folding, Golden, Project, emit
 from hwq.engine import Engine, Preference, simulator
 from hwq.errors import InputError
+from hwq.files import DOCUMENT, Missing, read_text
 from hwq.ir import Graph
 from hwq.serde import dump, load
 from hwq.simulate import Simulator, accuracy
@@ -87,9 +88,9 @@ def golden_batch(manifest: Manifest, note: str) -> Batch:
     path = manifest.folder / "tb_data" / "pixels.dat"
     shape = tuple(manifest.ops[0].get("shape", ()))
     try:
-        values = np.array(path.read_text().split(), dtype=np.uint8)
+        values = np.array(read_text(path, limit=DOCUMENT).split(), dtype=np.uint8)
         pixels = values.reshape(-1, *shape)
-    except OSError:
+    except Missing:
         raise InputError(f"{path}: not there, and {note}") from None
     except (ValueError, OverflowError, TypeError):
         raise InputError(f"{path} is damaged; export the project again") from None

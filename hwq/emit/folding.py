@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hwq.errors import InputError
+from hwq.files import SMALL, read_json, read_toml
 from hwq.ir import Conv2d, Graph, Linear
 
 BUDGET = 512
@@ -147,15 +146,11 @@ def read_folding(graph: Graph, path: Path) -> dict[str, Folding]:
     """A TOML or JSON table {op: [pe, simd]}; layers it leaves out get the default. Raises InputError."""
     if path.suffix not in (".json", ".toml"):
         raise InputError(f"folding file {path}: must be a .toml or a .json")
-    try:
-        text = path.read_text(encoding="utf-8")
-        table: Any = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except OSError as error:
-        raise InputError(f"folding file {path}: {error.strerror or error}") from None
-    except (ValueError, UnicodeDecodeError) as error:
-        raise InputError(f"folding file {path} is not valid {path.suffix[1:]}: {error}") from None
-    if not isinstance(table, dict):
-        raise InputError(f'folding file {path}: write a table {{"op": [PE, SIMD]}}')
+    what, advice = "folding file", 'write a table {"op": [PE, SIMD]}'
+    if path.suffix == ".json":
+        table: dict[str, Any] = read_json(path, dict, limit=SMALL, what=what, advice=advice)
+    else:
+        table = read_toml(path, what=what, advice=advice)
     found: dict[str, Folding] = {}
     for name, pair in _flat(table).items():
         integers = isinstance(pair, list) and len(pair) == 2 and all(type(n) is int for n in pair)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import tempfile
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hwq.errors import InputError, ToolError
+from hwq.files import read_json
 
 MANIFEST = "project.json"
 
@@ -83,10 +83,10 @@ def _check_target(folder: Path, replace: bool) -> None:
 def is_project(folder: Path) -> bool:
     """Whether hwq wrote this folder: its manifest says so."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        manifest = read_json(folder / MANIFEST, dict)
+    except InputError:
         return False
-    return isinstance(manifest, dict) and "hwq" in manifest and "files" in manifest
+    return "hwq" in manifest and "files" in manifest
 
 
 def _swap(fresh: Path, folder: Path) -> None:

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors import numpy as tensors
 
 from hwq.errors import InputError, VerifyError
-from hwq.files import write_atomically
+from hwq.files import DOCUMENT, TENSORS, Missing, parse_json, read_bytes, write_atomically
 from hwq.ir import Graph, verify
 from hwq.serde.format import FormatError, decode, encode
 
@@ -36,14 +36,11 @@ def save(graph: Graph, folder: Path | str) -> None:
 def load(folder: Path | str) -> Graph:
     """The verified graph of a folder. Raises InputError for anything missing, damaged or illegal."""
     files = {}
-    for name in (GRAPH_JSON, GRAPH_TENSORS):
-        path = Path(folder) / name
+    for name, limit in ((GRAPH_JSON, DOCUMENT), (GRAPH_TENSORS, TENSORS)):
         try:
-            files[name] = path.read_bytes()
-        except FileNotFoundError:
-            raise InputError(f"{path}: no such file; is {folder} a folder that hwq export wrote?") from None
-        except OSError as error:
-            raise InputError(f"{path}: {error.strerror or error}") from None
+            files[name] = read_bytes(Path(folder) / name, limit=limit, advice="export again")
+        except Missing as error:
+            raise InputError(f"{error}; is {folder} a folder that hwq export wrote?") from None
     return loads(files, where=str(folder))
 
 
@@ -52,10 +49,7 @@ def loads(files: Mapping[str, bytes], where: str = "graph") -> Graph:
     for name in (GRAPH_JSON, GRAPH_TENSORS):
         if name not in files:
             raise InputError(f"{where}: {name} is missing")
-    try:
-        document = json.loads(files[GRAPH_JSON].decode("utf-8"))
-    except (ValueError, RecursionError):
-        raise InputError(f"{where}/{GRAPH_JSON}: not JSON: damaged or cut short; export again") from None
+    document = parse_json(files[GRAPH_JSON], dict, where=f"{where}/{GRAPH_JSON}", advice="export again")
     try:
         arrays = tensors.load(files[GRAPH_TENSORS])
     except (SafetensorError, ValueError, KeyError, TypeError, OverflowError):

@@ -14,47 +14,12 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from hwq.errors import InputError, ToolError
-from hwq.files import write_atomically
+from hwq.files import Missing, read_json, write_atomically
+from hwq.sweep.fields import COLUMNS, KEY, fault
 
 VERSION = 2
-_NUMBER = (int, float)
-_NONE = type(None)
-_KEY: dict[str, type | tuple[type, ...]] = {
-    "checkpoint": str,
-    "data": str,
-    "format": str,
-    "round": str,
-    "bits": str,
-    "assigned": list,
-    "edge": str,
-    "images": int,
-    "error_images": int,
-    "off_bits": (int, _NONE),
-}
-_FIGURES: dict[str, type | tuple[type, ...]] = {
-    "accuracy": _NUMBER,
-    "local": _NUMBER,
-    "logits_snr": (*_NUMBER, _NONE),
-    "memory": int,
-    "saturated": int,
-    "vanished": int,
-    "harmful": int,
-    "first_wrong": str,
-    "checked": str,
-}
-_INSIDE: dict[str, type | tuple[type, ...]] = {
-    "layers": dict,
-    "edge_layers": dict,
-    "snr": dict,
-    "harmful_layers": dict,
-    "digest": str,
-    "checks": list,
-}
-KEY = tuple(_KEY)
-"""What makes two rows the same measurement."""
-_FIELDS = {**_KEY, **_FIGURES, **_INSIDE}
-_COLUMNS = (*KEY, *_FIGURES)
 _LOCK_SECONDS = 60
+_MOST_BYTES = 64 << 20
 
 Row = dict[str, Any]
 """`KEY` and figures of a measurement, as they stand in the JSON; see docs/sweep.md."""
@@ -95,28 +60,26 @@ class Store:
             status = self.json_path.stat()
             if (status.st_ino, status.st_mtime_ns) == self._seen:
                 return
-            text = self.json_path.read_text(encoding="utf-8")
-        except FileNotFoundError:
+            document = read_json(self.json_path, dict, limit=_MOST_BYTES)
+        except (FileNotFoundError, Missing):
             return
-        except UnicodeDecodeError:
-            raise InputError(f"{self.json_path} {self._foreign}") from None
-        self.rows = self._read(text)
+        except InputError as error:
+            raise InputError(f"{error}; it {self._foreign}") from None
+        self.rows = self._read(document)
         self._seen = (status.st_ino, status.st_mtime_ns)
 
-    def _read(self, text: str) -> list[Row]:
-        try:
-            document = json.loads(text)
-            version, rows = document["hwq_sweep"], document["rows"]
-            if version != VERSION:
-                raise InputError(
-                    f"{self.json_path}: written by another version of hwq; choose another --out, or delete it"
-                )
-            complete = all(isinstance(row[name], kind) for row in rows for name, kind in _FIELDS.items())
-        except (ValueError, KeyError, TypeError):
-            complete = False
-        if not complete:
+    def _read(self, document: dict[str, Any]) -> list[Row]:
+        version, rows = document.get("hwq_sweep"), document.get("rows")
+        if version is None or not isinstance(rows, list):
             raise InputError(f"{self.json_path} {self._foreign}")
-        return [dict(row) for row in rows]
+        if version != VERSION:
+            raise InputError(
+                f"{self.json_path}: written by another version of hwq; choose another --out, or delete it"
+            )
+        wrong = next(filter(None, map(fault, rows)), "")
+        if wrong:
+            raise InputError(f"{self.json_path}: {wrong}; it {self._foreign}")
+        return rows
 
     def find(self, key: Row) -> Row | None:
         """The row of the same measurement."""
@@ -167,13 +130,13 @@ class Store:
         layers = list(dict.fromkeys(name for row in self.rows for name in row["layers"]))
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow([*_COLUMNS, *(f"local.{n}" for n in layers), *(f"snr.{n}" for n in layers)])
+        writer.writerow([*COLUMNS, *(f"local.{n}" for n in layers), *(f"snr.{n}" for n in layers)])
         for row in self.rows:
             plain = {**row, "checkpoint": row["checkpoint"][:12], "assigned": " ".join(row["assigned"])}
             plain["logits_snr"] = _shown(row["logits_snr"])
             shares = [row["layers"].get(name, "") for name in layers]
             ratios = [_shown(row["snr"][n]) if n in row["layers"] else "" for n in layers]
-            writer.writerow([*(plain[name] for name in _COLUMNS), *shares, *ratios])
+            writer.writerow([*(plain[name] for name in COLUMNS), *shares, *ratios])
         return text.getvalue()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tomllib
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import UnionType
@@ -11,6 +10,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from hwq.data import DataSpec
 from hwq.errors import InputError
+from hwq.files import read_toml
 from hwq.models import located
 from hwq.quant import LayerRule, Policy
 from hwq.train.fixedpoint import FixedPoint
@@ -142,16 +142,7 @@ def recipe_from_dict(top: dict[str, Any], base: Path | None = None, source: str 
 
 def read_recipe(path: Path) -> Recipe:
     """A TOML file; relative paths in it count from its folder. Raises InputError."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a text file"
-        raise InputError(f"{path}: {reason}") from error
-    try:
-        top = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path}: not valid TOML: {error}") from error
-    return recipe_from_dict(top, path.resolve().parent, str(path))
+    return recipe_from_dict(read_toml(path), path.resolve().parent, str(path))
 
 
 def _policy(source: str, given: dict[str, Any], start: Policy) -> Policy:

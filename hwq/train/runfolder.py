@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hwq.errors import InputError
-from hwq.files import check_writable, write_atomically
+from hwq.files import DOCUMENT, check_writable, read_bytes, write_atomically
 from hwq.train.checkpoint import BEST, LAST, find
 
 METRICS, RECIPE, BOARD = "metrics.jsonl", "recipe.toml", "tensorboard"
@@ -36,9 +36,9 @@ def add_metrics(out: Path, row: dict[str, Any]) -> None:
 def tidy(out: Path, epochs: int) -> None:
     """Going on after `epochs` epochs: without later lines of metrics, and what a kill left half-written."""
     path = out / METRICS
-    if path.is_file():
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[:epochs]
-        write_atomically(path, "".join(lines).encode())
+    if path.exists():
+        lines = read_bytes(path, limit=DOCUMENT).split(b"\n")[:epochs]
+        write_atomically(path, b"".join(line + b"\n" for line in lines if line))
     for name in (LAST, BEST, METRICS, RECIPE):
         for left in out.glob(f".{name}.*"):
             left.unlink(missing_ok=True)

@@ -81,7 +81,7 @@ def test_bad_files(tmp_path: Path, text: str) -> None:
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="No such file"):
+    with pytest.raises(InputError, match="no such file"):
         read_folding(every_op(), tmp_path / "none.toml")
 
 

@@ -225,7 +225,7 @@ def test_recipes(tmp_path: Path) -> None:
         (tmp_path / "bad.toml").write_text(text)
         with pytest.raises(InputError, match=message):
             read_recipe(tmp_path / "bad.toml")
-    with pytest.raises(InputError, match="No such file"):
+    with pytest.raises(InputError, match="no such file"):
         read_recipe(tmp_path / "gone.toml")
 
 
