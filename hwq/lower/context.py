@@ -11,7 +11,7 @@ from hwq.errors import UnsupportedError
 from hwq.lower.builder import Builder
 from hwq.lower.values import BATCH, Codes, Floats, Pending, Pixels, Tensor, Term
 from hwq.quant import where
-from hwq.quant.tracing.trace import owner
+from hwq.quant.tracing.places import owner
 
 SUPPORTED = (
     "Conv2d, Linear, BatchNorm, ReLU, ReLU6, add, cat, max and average pooling, flatten, channel padding, "

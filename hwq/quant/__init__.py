@@ -13,7 +13,10 @@ from hwq.quant.placing.layers import QuantConv2d, QuantLinear
 from hwq.quant.placing.placer import INPUT_QUANT
 from hwq.quant.placing.policy import LayerRule, Policy
 from hwq.quant.placing.prepare import prepare
-from hwq.quant.tracing.trace import Kind, kind_of, output_shape, trace, where
+from hwq.quant.tracing.kinds import Kind, kind_of
+from hwq.quant.tracing.places import where
+from hwq.quant.tracing.shapes import output_shape
+from hwq.quant.tracing.trace import trace
 
 __all__ = [
     "ACT_METHODS",

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from hwq.errors import InputError
 from hwq.models import build
 from hwq.quant import OFF, ActQuantizer, LayerRule, Policy, calibrate, describe, prepare
-from hwq.quant.tracing.trace import Kind, kind_of
+from hwq.quant.tracing.kinds import Kind, kind_of
 from tests.nets import random_net
 
 NETS = ("resnet8", "resnet8b", "toynet", "mobilenetv2", "torchvision:resnet18", "torchvision:densenet121")

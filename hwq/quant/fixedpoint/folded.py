@@ -36,7 +36,9 @@ from hwq.quant.methods.contract import ActQuantizer
 from hwq.quant.methods.rounding import fake_quant
 from hwq.quant.placing.layers import QuantConv2d, QuantLinear
 from hwq.quant.placing.placer import OF
-from hwq.quant.tracing.trace import SHAPE, Kind, kind_of, where
+from hwq.quant.tracing.kinds import Kind, kind_of
+from hwq.quant.tracing.places import where
+from hwq.quant.tracing.shapes import SHAPE
 
 _PREFIX = "hwq_"
 _POOL_ARGUMENTS = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")

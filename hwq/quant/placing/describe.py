@@ -11,7 +11,7 @@ from torch import fx, nn
 from hwq.quant.methods.contract import ActQuantizer, Quantizer, WeightQuantizer
 from hwq.quant.placing.layers import QuantConv2d, QuantLinear
 from hwq.quant.placing.placer import OF
-from hwq.quant.tracing.trace import SHAPE
+from hwq.quant.tracing.shapes import SHAPE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,9 @@ from torch import fx
 from hwq.quant.methods.contract import Quantizer
 from hwq.quant.methods.table import make_act
 from hwq.quant.placing.choices import IMAGE, ActSite, Choices, Role
-from hwq.quant.tracing.trace import SHAPE, Kind, owner
+from hwq.quant.tracing.kinds import Kind
+from hwq.quant.tracing.places import owner
+from hwq.quant.tracing.shapes import SHAPE
 
 INPUT_QUANT = "input_quant"
 _MOVES = (Kind.SKIP, Kind.CODES, Kind.RELU)

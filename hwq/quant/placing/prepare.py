@@ -10,7 +10,9 @@ from hwq.quant.placing.choices import Choices, Entries
 from hwq.quant.placing.layers import QuantConv2d, QuantLinear
 from hwq.quant.placing.placer import INPUT_QUANT, Placer, freeze, readers
 from hwq.quant.placing.policy import Policy
-from hwq.quant.tracing.trace import Kind, kind_of, own_forward, trace, where
+from hwq.quant.tracing.kinds import Kind, kind_of, own_forward
+from hwq.quant.tracing.places import where
+from hwq.quant.tracing.trace import trace
 
 
 def prepare(

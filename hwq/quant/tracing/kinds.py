@@ -1,0 +1,126 @@
+"""What kind of thing each node of a traced network is."""
+
+from __future__ import annotations
+
+import operator
+from enum import Enum, auto
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn import functional
+
+from hwq.errors import UnsupportedError
+from hwq.quant.tracing.places import where
+
+
+class Kind(Enum):
+    """What a node does, as far as the placement of quantisers is concerned."""
+
+    INPUT = auto()
+    LAYER = auto()  # conv, linear: an accumulator
+    NORM = auto()  # batch normalisation
+    RELU = auto()  # ReLU, ReLU6
+    ADD = auto()
+    AVERAGE = auto()  # average pool, global or not
+    CONCAT = auto()
+    CODES = auto()  # moves codes without arithmetic: max pool, flatten, slices, zero padding
+    SKIP = auto()  # nothing at all in eval mode: dropout, identity, contiguous
+    SHAPE = auto()  # integers of a tensor's shape
+    OUTPUT = auto()
+
+
+MODULES: dict[type[nn.Module], Kind] = {
+    nn.Conv2d: Kind.LAYER,
+    nn.Linear: Kind.LAYER,
+    nn.BatchNorm2d: Kind.NORM,
+    nn.BatchNorm1d: Kind.NORM,
+    nn.ReLU: Kind.RELU,
+    nn.ReLU6: Kind.RELU,
+    nn.AvgPool2d: Kind.AVERAGE,
+    nn.AdaptiveAvgPool2d: Kind.AVERAGE,
+    nn.MaxPool2d: Kind.CODES,
+    nn.Flatten: Kind.CODES,
+    nn.Dropout: Kind.SKIP,
+    nn.Dropout2d: Kind.SKIP,
+    nn.Identity: Kind.SKIP,
+}
+_FUNCTIONS: dict[Any, Kind] = {
+    torch.relu: Kind.RELU,
+    torch.relu_: Kind.RELU,
+    functional.relu: Kind.RELU,
+    functional.relu_: Kind.RELU,
+    functional.relu6: Kind.RELU,
+    operator.add: Kind.ADD,
+    operator.iadd: Kind.ADD,
+    torch.add: Kind.ADD,
+    functional.avg_pool2d: Kind.AVERAGE,
+    functional.adaptive_avg_pool2d: Kind.AVERAGE,
+    torch.mean: Kind.AVERAGE,
+    torch.cat: Kind.CONCAT,
+    torch.concat: Kind.CONCAT,
+    functional.max_pool2d: Kind.CODES,
+    torch.max_pool2d: Kind.CODES,
+    torch.flatten: Kind.CODES,
+    torch.reshape: Kind.CODES,
+    torch.squeeze: Kind.CODES,
+    functional.pad: Kind.CODES,
+    operator.getitem: Kind.CODES,
+}
+_METHODS: dict[str, Kind] = {
+    "relu": Kind.RELU,
+    "relu_": Kind.RELU,
+    "add": Kind.ADD,
+    "add_": Kind.ADD,
+    "mean": Kind.AVERAGE,
+    "flatten": Kind.CODES,
+    "view": Kind.CODES,
+    "reshape": Kind.CODES,
+    "squeeze": Kind.CODES,
+    "contiguous": Kind.SKIP,
+    "size": Kind.SHAPE,
+    "dim": Kind.SHAPE,
+}
+
+
+def own_forward(module: nn.Module) -> bool:
+    """Whether a subclass of a layer that hwq knows computes something else than the layer."""
+    base = next((t for t in MODULES if isinstance(module, t)), None)
+    return base is not None and ("forward" in vars(module) or type(module).forward is not base.forward)
+
+
+def kind_of(module: fx.GraphModule, node: fx.Node) -> Kind:
+    """Raises UnsupportedError for what hwq does not know, naming module path and source line."""
+    match node.op:
+        case "placeholder":
+            return Kind.INPUT
+        case "output":
+            return Kind.OUTPUT
+        case "call_module":
+            child = module.get_submodule(str(node.target))
+            found = next((k for t, k in MODULES.items() if isinstance(child, t)), None)
+            what = type(child).__name__
+        case "call_function":
+            folded = node.target in (operator.mul, operator.floordiv) and not node.all_input_nodes
+            size = node.target is getattr and node.args[1:] == ("shape",)
+            if folded or size or _of_shape(module, node):
+                return Kind.SHAPE
+            found = _FUNCTIONS.get(node.target)
+            what = getattr(node.target, "__name__", str(node.target))
+        case "call_method":
+            found = _METHODS.get(str(node.target))
+            what = f"Tensor.{node.target}"
+        case _:
+            found, what = None, f"the tensor '{node.target}'"
+    if found is None or (found is Kind.ADD and len(node.all_input_nodes) == 0):
+        raise UnsupportedError(f"{where(node)}: {what} is not supported")
+    operands = [*node.args[:2], *(node.kwargs[k] for k in ("input", "other") if k in node.kwargs)]
+    if found is Kind.ADD and any(not isinstance(a, fx.Node) for a in operands):
+        raise UnsupportedError(f"{where(node)}: adds a constant, which is not supported")
+    return found
+
+
+def _of_shape(module: fx.GraphModule, node: fx.Node) -> bool:
+    sources = node.all_input_nodes
+    # no module yields integers, and those of `prepare`, quantisers, have no kind
+    return bool(sources) and all(n.op != "call_module" and kind_of(module, n) is Kind.SHAPE for n in sources)
