@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 
 class HwqError(Exception):
     """Something the user can put right; the message says what is wrong and what to do."""
@@ -35,3 +37,12 @@ class MismatchError(HwqError):
     """C++ and Python disagree, or a file changed since export."""
 
     exit_code = 1
+
+
+class HwqNote(UserWarning):
+    """Something the user should know that stops nothing; one line, as an error's."""
+
+
+def note(text: str) -> None:
+    """Tell it: a Python warning, which the command line prints as 'note: ...', once a text."""
+    warnings.warn(text, HwqNote, stacklevel=2)

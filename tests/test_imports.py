@@ -44,6 +44,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "fixedpoint": {"methods", "tracing", "placing"},
         "calibration": {"methods", "tracing", "placing", "fixedpoint"},
     },
+    "train": {"checkpoint": set()},
 }
 """Rooms of a module, and which of them each may import; none imports the front of its module."""
 TORCH = {"quant", "models", "data", "train", "lower", "simulate"}

@@ -46,7 +46,7 @@ def _photographs() -> tuple[np.ndarray, np.ndarray]:
 def test_a_trained_network_reaches_cpp_bit_for_bit(tmp_path: Path) -> None:
     pixels, labels = _photographs()
     model = build("resnet20", (32, 32, 3), len(CLASSES))
-    weights, _ = load_weights(CHECKPOINT)
+    weights, _ = load_weights(CHECKPOINT, model)
     fill(model, weights, CHECKPOINT, "resnet20")
     prepared = prepare(model, Policy(weight_bits=8, act_bits=8), (32, 32, 3))
     floats = (torch.from_numpy(pixels).float() / 255 - torch.tensor(MEAN)) / torch.tensor(STD)

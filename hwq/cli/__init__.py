@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import sys
+import warnings
+from typing import TextIO
 
 import click
 
 from hwq import __version__
-from hwq.errors import HwqError
+from hwq.errors import HwqError, HwqNote
 
 COMMANDS = (
     "demo",
@@ -58,6 +60,8 @@ def group() -> None:
 
 def main() -> None:
     """Run the command line; every expected failure is one line and a non-zero exit code."""
+    warnings.filterwarnings("once", category=HwqNote)
+    warnings.showwarning = _show
     try:
         code = group(standalone_mode=False)
     except HwqError as error:
@@ -73,6 +77,21 @@ def main() -> None:
         where = f"{error.filename}: " if error.filename else ""
         _fail(f"{where}{error.strerror or error}", 4)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _show(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """A note is a line for the user; other warnings are Python's affair."""
+    if issubclass(category, HwqNote):
+        click.echo(f"note: {' '.join(str(message).split())}", err=True)
+    else:
+        click.echo(warnings.formatwarning(message, category, filename, lineno, line), err=True, nl=False)
 
 
 def _fail(message: str, code: int) -> None:

@@ -30,26 +30,20 @@ def load_teacher(recipe: Recipe, meta: Meta) -> nn.Module | None:
     if source is None:
         raise InputError("distill needs a teacher: set teacher, or start from a float network (init_from)")
     name, path = schedule.teacher_model or recipe.model, find(Path(source))
-    if schedule.teacher and schedule.teacher_model is None and path.suffix == ".safetensors":
-        network: nn.Module = _of_run(path, meta)
+    theirs = read_meta(path)
+    if theirs is not None:
+        _check(path, meta, theirs)
+    if theirs is not None and schedule.teacher and schedule.teacher_model is None:
+        network: nn.Module = rebuild(load(path), path)
     else:
-        weights, policy = load_weights(path)
+        network = build(name, meta.image_shape, len(meta.classes))
+        weights, policy = load_weights(Path(source), network)
         if policy is not None:
             raise InputError(
                 f"{source}: was trained quantised, and its float network teaches nothing; set teacher"
             )
-        theirs = read_meta(path)
-        if theirs is not None:
-            _check(path, meta, theirs)
-        network = build(name, meta.image_shape, len(meta.classes))
         fill(network, weights, source, name)
     return network.eval().requires_grad_(False)
-
-
-def _of_run(path: Path, meta: Meta) -> nn.Module:
-    stored = load(path)
-    _check(path, meta, stored.meta)
-    return rebuild(stored, path)
 
 
 def _check(path: Path, meta: Meta, theirs: Meta) -> None:

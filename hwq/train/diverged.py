@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, fx
 
 from hwq.errors import HwqError
 from hwq.quant import where
+from hwq.train.checkpoint.values import bad_tensor, finite
 
 NOWHERE = 1_000_000_000
 
@@ -18,11 +18,6 @@ class Diverged(HwqError):
     """The loss, or a weight, is no longer a finite number."""
 
     exit_code = 6
-
-
-def bad_tensor(tensors: Mapping[str, Tensor]) -> str | None:
-    """The name of the first that holds inf or nan."""
-    return next((name for name, tensor in tensors.items() if not _finite(tensor)), None)
 
 
 @torch.no_grad()
@@ -45,7 +40,7 @@ class _Watch(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
         self._position += 1
-        if self.found is None and isinstance(result, Tensor) and not _finite(result):
+        if self.found is None and isinstance(result, Tensor) and not finite(result):
             self.found = (self._position, self._say(n))
         return result
 
@@ -56,7 +51,3 @@ class _Watch(fx.Interpreter):
         name = bad_tensor(module.state_dict()) if module is not None else None
         why = f"its '{name}' holds inf or nan" if name else "its inputs and parameters still are"
         return f"the output of {where(node)} is the first that is not finite; {why}"
-
-
-def _finite(value: Tensor) -> bool:
-    return not value.is_floating_point() or bool(torch.isfinite(value).all())

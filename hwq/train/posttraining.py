@@ -21,7 +21,7 @@ from hwq.quant import Policy, Ranges, calibrate, estimate_norms, prepare
 from hwq.quant.calibration.bias import channel_means, correct_biases, fitting
 from hwq.quant.methods.dorefa import DoReFa
 from hwq.quant.methods.modes import activations_floating, everything_floating
-from hwq.train.checkpoint import LAST, Meta, fill, load, load_weights, save_checkpoint
+from hwq.train.checkpoint import LAST, Meta, fill, load, load_weights, read_meta, save_checkpoint
 from hwq.train.distributed import World
 from hwq.train.progress import Silent
 from hwq.train.recipe import Recipe
@@ -124,15 +124,15 @@ class _Run:
             raise InputError("nothing to calibrate: the recipe quantises nothing")
         check_out(out, resume=False)
         self.recipe, self.out, self.options, self.watcher = recipe, out, options, watcher
-        weights, policy = load_weights(source)
-        if policy is not None:
+        meta = read_meta(source)
+        if meta is not None and not meta.policy.floats:
             raise InputError(f"{source}: is quantised already; calibration starts from a float network")
         chosen = usable_device(device)
         self.meta, batches, test = open_data(recipe, chosen, World(), Silent())
         self.whole = options.test_images is None or options.test_images >= len(test)
         self.test = test if options.test_images is None else test.head(options.test_images)
         network = build(recipe.model, self.meta.image_shape, len(self.meta.classes))
-        fill(network, weights, source, recipe.model)
+        fill(network, load_weights(source, network)[0], source, recipe.model)
         self.model = prepared(network, recipe, self.meta)
         place(self.model, chosen)
         self.model.eval()
@@ -251,11 +251,11 @@ def requantise(
     """
     checkpoint = load(source)
     meta = checkpoint.meta
-    weights, policy = load_weights(source)
+    network = build(meta.model, meta.image_shape, len(meta.classes))
+    weights, policy = load_weights(source, network)
     policy = replace(
         policy or POST_TRAINING, weight_bits=weight_bits, act_bits=act_bits, weight_list=None, act_list=None
     )
-    network = build(meta.model, meta.image_shape, len(meta.classes))
     fill(network, weights, source, meta.model)
     model = prepare(network, policy, meta.image_shape)
     dorefa = any(isinstance(m, DoReFa) and not m.off for m in model.modules())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -11,11 +11,9 @@ from torch import Tensor, fx, nn
 from hwq.data import Split
 from hwq.errors import InputError
 from hwq.models import build
-from hwq.quant import ActQuantizer, prepare
-from hwq.quant.methods.contract import WeightQuantizer
+from hwq.quant import prepare
 from hwq.train.checkpoint import Checkpoint, Meta, fill, load
 from hwq.train.distributed import World
-from hwq.train.diverged import bad_tensor
 
 
 def rebuild(checkpoint: Checkpoint, source: Path | str) -> fx.GraphModule:
@@ -23,36 +21,17 @@ def rebuild(checkpoint: Checkpoint, source: Path | str) -> fx.GraphModule:
     meta = checkpoint.meta
     model = build(meta.model, meta.image_shape, len(meta.classes))
     module = prepare(model, meta.policy, meta.image_shape)
-    fill(module, checkpoint.model, source, f"{meta.model} as its description says")
+    fill(module, checkpoint.model, source, f"{meta.model} as its description says", own=True)
     return module.eval()
 
 
 def restore(path: Path) -> tuple[fx.GraphModule, Meta]:
     """(network in eval mode on the CPU, description) of a run folder or a checkpoint file.
 
-    Raises InputError, for tensors or scales that are no usable numbers, too: their accuracy would be that
-    of chance. Runs the user's module.py when the model came from one.
+    Raises InputError. Runs the user's module.py when the model came from one.
     """
     checkpoint = load(path)
-    bad = bad_tensor(checkpoint.model)
-    if bad is not None:
-        raise InputError(f"{path}: '{bad}' holds inf or nan")
-    module = rebuild(checkpoint, path)
-    for name, scale in _scales(module):
-        if not bool(((scale > 0) & torch.isfinite(scale)).all()):
-            raise InputError(f"{path}: a scale of '{name}' is {float(scale.min())}; scales must be positive")
-    return module, checkpoint.meta
-
-
-@torch.no_grad()
-def _scales(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """(quantiser, its scale or scales) of all that are on."""
-    for name, part in module.named_modules():
-        if isinstance(part, ActQuantizer) and not part.off:
-            yield name, part.step()
-        weight = getattr(part, "weight_quant", None)
-        if isinstance(weight, WeightQuantizer) and not weight.off and isinstance(part.weight, Tensor):
-            yield f"{name}.weight_quant", weight.normalise(part.weight)[1]
+    return rebuild(checkpoint, path), checkpoint.meta
 
 
 class Normalise:

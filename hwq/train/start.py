@@ -61,7 +61,7 @@ def start(
     began = recipe.init_from or recipe.pretrained
     measured, kept = False, None
     if fresh and began is not None:
-        weights, theirs = load_weights(Path(began))
+        weights, theirs = load_weights(Path(began), network)
         replaced = None
         if recipe.pretrained is not None:
             replaced = fit_classes(network, weights, began)
@@ -77,7 +77,7 @@ def start(
         kept = began if measured and same else None
     model = prepared(network, recipe, meta, policy)
     if kept is not None:
-        fill(model, load(Path(kept)).model, kept, recipe.model)
+        fill(model, load(Path(kept)).model, kept, recipe.model, own=True)
         reporter.note(f"ranges and batch norms kept from {kept}, which has the same [quant]")
     place(model, device)
     reporter.opening(*opening(recipe, model, meta, batches.count))

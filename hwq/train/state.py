@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, fx
 
 from hwq.errors import InputError
-from hwq.train.checkpoint import Checkpoint, Meta, fill, save_checkpoint
-from hwq.train.diverged import Diverged, bad_tensor
+from hwq.train.checkpoint import Checkpoint, Meta, bad_tensor, fill, save_checkpoint
+from hwq.train.diverged import Diverged
 from hwq.train.ema import Average
 from hwq.train.meter import Meter
 from hwq.train.optimise import fill_optimiser, optimiser_state
@@ -53,7 +53,13 @@ class State:
 
         Raises Diverged, and keeps what is there, rather than store weights that are no numbers.
         """
-        bad = bad_tensor(dict(self.model.named_parameters()))
+        state: dict[str, Tensor] = {}
+        if whole:
+            state = _under(_OPTIMISER, optimiser_state(self.optimiser, self.model))
+            if self.average is not None:
+                state |= _under(_TRAINED, self.model.state_dict())
+        # of the averaged network last: what it averages is where to look
+        bad = bad_tensor({**self.model.state_dict(), **state}) or bad_tensor(self.network.state_dict())
         if bad is not None:
             epoch, step = self.meta.epoch, self.meta.step
             when = f"after step {step} of epoch {epoch + 1}" if step else f"at the end of epoch {epoch}"
@@ -71,11 +77,6 @@ class State:
             "fixed_from": self.fixed_from,
             "fixed": self.fixed,
         }
-        state: dict[str, Tensor] = {}
-        if whole:
-            state = _under(_OPTIMISER, optimiser_state(self.optimiser, self.model))
-            if self.average is not None:
-                state |= _under(_TRAINED, self.model.state_dict())
         save_checkpoint(path, replace(self.meta, progress=progress), self.network, state)
 
     def fill(self, stored: Checkpoint, source: Path) -> None:
@@ -84,9 +85,9 @@ class State:
         if self.teacher != progress.get("teacher", ""):
             raise InputError(f"{source}: the teacher's weights are not those that the run began with")
         name = self.meta.model
-        fill(self.network, stored.model, source, name)
+        fill(self.network, stored.model, source, name, own=True)
         if self.average is not None:
-            fill(self.model, _part(_TRAINED, stored.state), source, name)
+            fill(self.model, _part(_TRAINED, stored.state), source, name, own=True)
         try:
             fill_optimiser(self.optimiser, self.model, _part(_OPTIMISER, stored.state))
             self.meter.lost, self.meter.right = progress["lost"], progress["right"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 import os
 import pickle
@@ -20,10 +19,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors import safe_open
-from safetensors import torch as safetensors
 from torch import nn
 
+from tests.checkpoints import rewrite
 from tests.cli.conftest import Done, Hwq, snapshot
 
 ROOT = Path(__file__).parents[2]
@@ -105,11 +103,7 @@ def _tensor(name: str, value: float) -> Callable[[Place], Arguments]:
 
     def build(p: Place) -> Arguments:
         path = p.run / "checkpoint.safetensors"
-        with safe_open(path, "pt") as stored:
-            header = stored.metadata()
-        tensors = safetensors.load_file(path)
-        tensors[f"model.{name}"].fill_(value)
-        safetensors.save_file(tensors, path, header)
+        rewrite(path, tensors=lambda held: held[f"model.{name}"].fill_(value))
         return ["evaluate", p.run]
 
     return build
@@ -241,11 +235,11 @@ TRAIN = [
     Case("whole module", _torch_file("module"), 2, ("x.pt", "holds more than tensors", "model.state_dict()")),
     Case("truncated state dict", _torch_file("truncated"), 2, ("x.pt: truncated, or not a file of torch",)),
     Case("old state dict, cut", _torch_file("old, cut"), 2, ("x.pt: truncated, or not a file of torch",)),
-    Case("plain pickle", _torch_file("pickle"), 2, ("x.pt: truncated, or not a file of torch.save",)),
+    Case("plain pickle", _torch_file("pickle"), 2, ("x.pt: is a plain pickle", "none of its code is run")),
     Case("no torch file", _torch_file("text"), 2, ("x.pt: truncated, or not a file of torch.save",)),
     Case("empty torch file", _torch_file("empty"), 2, ("x.pt: truncated, or not a file of torch.save",)),
-    Case("weight not a number", _tensor("fc2.weight", math.nan), 2, ("run: 'fc2.weight' holds inf or nan",)),
-    Case("scale of zero", _tensor("input_quant.top", 0.0), 2, ("run: a scale of 'input_quant' is 0.0",)),
+    Case("weight not a number", _tensor("fc2.weight", math.nan), 2, ("'fc2.weight' holds inf or nan",)),
+    Case("scale of zero", _tensor("input_quant.top", 0.0), 2, ("a scale of 'input_quant' is 0.0",)),
     Case("no checkpoint", lambda p: ["evaluate", p.tmp], 2, ("checkpoint.safetensors",)),
     Case("no run", lambda p: ["evaluate", p.tmp / "missing"], 2, ("no such file or folder",)),
     Case("unknown model", _train("--model", "resnet999"), 2, ("resnet999", "known")),
@@ -306,6 +300,11 @@ TRAIN = [
         ({"epoch": True}, "epoch is True"),
         ({"step": -1}, "step -1"),
         ({"accuracy": {"float": "high"}}, "accuracy.float is 'high'"),
+        ({"accuracy": {"float": 1e6}}, "accuracy.float is 1000000.0"),
+        ({"image_shape": [100_000, 100_000, 1]}, "at most 16,777,216 values"),
+        ({"progress": {"best": math.nan}}, "progress.best is nan"),
+        ({"progress": {"seen": "x"}}, "progress.seen is 'x'"),
+        ({"code": {"net.py": 3}}, "code.net.py is 3"),
         ({"data": {"name": "folder", "root": 5}}, "data.root is 5"),
         ({"data": {"name": "imagenett"}}, "imagenett"),
         ({"data": 5}, "damaged"),
@@ -319,20 +318,14 @@ def test_a_damaged_description_is_one_line(
     changed: dict[str, object], says: str, place: Place, hwq: Hwq
 ) -> None:
     """Also where it is read for --resume, which goes another way."""
-    path = place.run / "checkpoint.safetensors"
-    with safe_open(path, "pt") as stored:
-        header = json.loads(stored.metadata()["hwq"])
-    safetensors.save_file(safetensors.load_file(path), path, {"hwq": json.dumps({**header, **changed})})
+    rewrite(place.run / "checkpoint.safetensors", header=lambda about: about.update(changed))
     for arguments in (["evaluate", place.run], ["train", "--resume", "--out", place.run]):
         check(hwq(*arguments), Case("header", _truncated, 2, ("checkpoint.safetensors", says)))
 
 
 def test_a_run_on_digits_that_recorded_an_unused_path_is_still_read(place: Place, hwq: Hwq) -> None:
     path = place.run / "checkpoint.safetensors"
-    with safe_open(path, "pt") as stored:
-        header = json.loads(stored.metadata()["hwq"])
-    header["data"] |= {"root": "/foo", "download": True}
-    safetensors.save_file(safetensors.load_file(path), path, {"hwq": json.dumps(header)})
+    rewrite(path, header=lambda about: about["data"].update(root="/foo", download=True))
     assert hwq("evaluate", place.run).code == 0
 
 

@@ -120,7 +120,7 @@ def test_sources(kind: str, floating: Path, tmp_path: Path, hwq: Hwq) -> None:
     stored = load(floating)
     source, more = floating / "best.safetensors", []
     if kind != "checkpoint":
-        weights, _ = load_weights(floating)
+        weights, _ = load_weights(floating, build("digits", (8, 8, 1), 10))
         source = (_plain if kind == "safetensors" else _torch)(weights, tmp_path / "net")
         numbers = [",".join(map(str, v)) for v in (stored.meta.mean, stored.meta.std)]
         more = ["--data", "digits", "--model", "digits", "--mean", numbers[0], "--std", numbers[1]]

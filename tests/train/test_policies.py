@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from safetensors import safe_open
-from safetensors.torch import save_file
 
 from hwq.data import DataSpec
 from hwq.errors import InputError
@@ -21,6 +19,7 @@ from hwq.train import Meta, Recipe, load, read_recipe, recipe_from_dict
 from hwq.train.checkpoint import save_checkpoint
 from hwq.train.fixedpoint import FixedPoint
 from hwq.train.flags import calibration_recipe, recipe_from_flags
+from tests.checkpoints import rewrite
 from tests.quant.test_policy import CFG, POLICIES, toynet_types
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -220,13 +219,10 @@ def test_a_checkpoint_keeps_the_policy_and_its_recipe(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_written_before_these_keys_existed(tmp_path: Path) -> None:
-    new, old = tmp_path / "new.safetensors", tmp_path / "old.safetensors"
-    _save(new, Policy())
-    with safe_open(str(new), framework="pt") as stored:
-        header = json.loads(stored.metadata()["hwq"])
-        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+    path = tmp_path / "old.safetensors"
+    _save(path, Policy())
     keys = ("weight_bits", "act_bits", "first_bits", "last_bits", "input_bits", "pool_bits", "norm_bits")
-    header["policy"] = {
+    policy: dict[str, Any] = {
         **dict.fromkeys(keys, 5),
         "first_bits": None,
         "branch": True,
@@ -235,8 +231,8 @@ def test_a_checkpoint_written_before_these_keys_existed(tmp_path: Path) -> None:
         "per_channel": True,
         "rescale": "max",
     }
-    save_file(tensors, old, {"hwq": json.dumps(header)})
-    assert load(old).meta.policy == Policy(
+    rewrite(path, header=lambda about: about.update(policy=policy), version=1)
+    assert load(path).meta.policy == Policy(
         weight_bits=5,
         act_bits=5,
         last_bits=5,
@@ -249,10 +245,10 @@ def test_a_checkpoint_written_before_these_keys_existed(tmp_path: Path) -> None:
         per_channel=True,
         rescale="max",
     )
-    header["policy"] |= {"layers": {"fc1": {"weight_bits": 99}}}
-    save_file(tensors, old, {"hwq": json.dumps(header)})
+    policy |= {"layers": {"fc1": {"weight_bits": 99}}}
+    rewrite(path, header=lambda about: about.update(policy=policy), version=1)
     with pytest.raises(InputError, match=r"weight_bits must be 1\.\.16"):
-        load(old)
+        load(path)
 
 
 # -- the recipes of examples/

@@ -16,7 +16,8 @@ import torch
 from hwq.errors import InputError
 from hwq.models import build
 from hwq.quant import Policy
-from hwq.train import LAST, Interrupted, checkpoint, load, restore, resume_recipe, train
+from hwq.train import LAST, Interrupted, load, restore, resume_recipe, train
+from hwq.train.checkpoint import format as file_format
 from hwq.train.state import difference
 from tests.train.runs import DROPPING, FLOAT, STEPS, TINY, assert_same, metrics, recipe, run
 
@@ -217,7 +218,7 @@ def test_an_averaged_run_restores_as_its_average(tmp_path: Path) -> None:
 
 def test_a_reader_sees_one_file(halted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A training that saves in the middle of a read: tensors and description are still of one moment."""
-    path, read = tmp_path / LAST, checkpoint.safetensors.load
+    path, read = tmp_path / LAST, file_format.safetensors.load
     path.write_bytes((halted / LAST).read_bytes())
     wanted = load(path)
 
@@ -225,7 +226,7 @@ def test_a_reader_sees_one_file(halted: Path, tmp_path: Path, monkeypatch: pytes
         path.write_bytes(b"the next one")
         return read(content)
 
-    monkeypatch.setattr(checkpoint.safetensors, "load", slow)
+    monkeypatch.setattr(file_format.safetensors, "load", slow)
     found = load(path)
     assert found.meta == wanted.meta
     assert all(torch.equal(v, wanted.model[k]) for k, v in found.model.items())

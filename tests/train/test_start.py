@@ -49,7 +49,7 @@ def test_normalisations_are_compared_exactly(tmp_path: Path, std: float) -> None
 
 def test_layers_may_be_named_like_quantisers(tmp_path: Path) -> None:
     run(recipe(model=QUANT_NAMES, policy=W4, epochs=1), tmp_path / "first")
-    weights, policy = load_weights(tmp_path / "first")
+    weights, policy = load_weights(tmp_path / "first", build(QUANT_NAMES, (8, 8, 1), 10))
     assert policy == W4
     assert weights.keys() == build(QUANT_NAMES, (8, 8, 1), 10).state_dict().keys()
     run(recipe(model=QUANT_NAMES, policy=Policy(), epochs=0, start=tmp_path / "first"), tmp_path / "second")
@@ -83,4 +83,4 @@ def test_no_quantiser_is_taken_for_a_weight(tmp_path: Path, weights: str, acts: 
         recipe={},
     )
     save_checkpoint(tmp_path / "net.safetensors", meta, model, {})
-    assert load_weights(tmp_path / "net.safetensors")[0].keys() == Concat().state_dict().keys()
+    assert load_weights(tmp_path / "net.safetensors", Concat())[0].keys() == Concat().state_dict().keys()
