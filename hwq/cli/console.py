@@ -13,6 +13,12 @@ def output() -> Console:
     return console if console.is_terminal else Console(width=_PIPE_WIDTH)
 
 
+def warn(*lines: str) -> None:
+    """Lines nobody can miss, on standard output beside the figures they are about."""
+    for line in lines:
+        output().print(line, style="bold red", soft_wrap=True, markup=False, highlight=False)
+
+
 def percent(share: float) -> str:
     """0..1 as '100%', '45.2%', '0.78%', '0.031%': never 0% for what is more than nothing."""
     value = 100 * share

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hwq.cli.console import output
+from hwq.cli.console import output, warn
 
 if TYPE_CHECKING:
     from hwq.cli.networks import Networks
@@ -57,11 +57,12 @@ def print_table(rows: Sequence[Row], wrong_above: float) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from hwq.sweep import pareto, point_of
+    from hwq.sweep import clipping_warning, pareto, point_of
 
     first, console = rows[0], output()
     front = [id(row) for row in pareto(rows)]
     checked = any(row["checked"] for row in rows)
+    clipped = any(row["clipped"] for row in rows)
     table = Table(title=f"{first['images']:,} images, edge {first['edge']}")
     table.add_column("constants", no_wrap=True)
     for name in ("accuracy", "code errors", "worst layer", "logits, dB", "memory, bits"):
@@ -69,6 +70,8 @@ def print_table(rows: Sequence[Row], wrong_above: float) -> None:
     for name in ("saturated", "vanished", "harmful"):
         table.add_column(name, justify="right")
     table.add_column("first wrong", overflow="fold")
+    if clipped:
+        table.add_column("images clipped", justify="right", style="bold red")
     if checked:
         table.add_column("C++", overflow="fold")
     for row in rows:
@@ -84,6 +87,7 @@ def print_table(rows: Sequence[Row], wrong_above: float) -> None:
             f"{row['memory']:,}",
             *(str(row[name] or "") for name in ("saturated", "vanished", "harmful")),
             Text(row["first_wrong"]),
+            *([f"{100 * row['clipped_images'] / row['images']:.2f}%"] if clipped else []),
             *([Text(row["checked"])] if checked else []),
         )
     console.print(table)
@@ -95,6 +99,7 @@ def print_table(rows: Sequence[Row], wrong_above: float) -> None:
         f"first wrong: the first layer with over {wrong_above:g}% wrong codes or with harmful constants",
     ):
         console.print(line, soft_wrap=True, highlight=False)
+    warn(*filter(None, [clipping_warning(rows)]))
 
 
 def print_smallest(rows: Sequence[Row], loss: float, networks: Networks, data: str | None) -> None:

@@ -91,8 +91,8 @@ def linear(op: Linear, inputs: Sequence[Ints]) -> Ints:
     return product
 
 
-def requantize(op: Requantize, inputs: Sequence[Ints]) -> Ints:
-    """y = clamp(floor((sum_i x_i * M_i * 2^a_i + B * 2^b + half) / 2^F), lo, hi)."""
+def unclamped(op: Requantize, inputs: Sequence[Ints]) -> Ints:
+    """floor((sum_i x_i * M_i * 2^a_i + B * 2^b + half) / 2^F): a requantisation without its limits."""
     r = op.requant
     a = r.alignment
     bits = r.sum_bits(tuple(1 << _width(x) for x in inputs))
@@ -103,7 +103,13 @@ def requantize(op: Requantize, inputs: Sequence[Ints]) -> Ints:
     for x, multiplier in zip(inputs, a.multipliers, strict=True):
         total = total + x.astype(kind) * multiplier.astype(kind)
     total = total + (a.bias + a.half).astype(kind)
-    return _codes(np.clip(total >> a.fraction.astype(kind), r.lo, r.hi), op)
+    free: Ints = total >> a.fraction.astype(kind)
+    return free
+
+
+def requantize(op: Requantize, inputs: Sequence[Ints]) -> Ints:
+    """y = clamp(floor((sum_i x_i * M_i * 2^a_i + B * 2^b + half) / 2^F), lo, hi)."""
+    return _codes(np.clip(unclamped(op, inputs), op.requant.lo, op.requant.hi), op)
 
 
 def _codes(x: Ints, op: Op) -> Ints:

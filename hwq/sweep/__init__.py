@@ -16,7 +16,7 @@ from hwq.sweep.points import (
     parse_widths,
     width_formats,
 )
-from hwq.sweep.rows import first_wrong, pareto, point_of, smallest, width_and_rule, within
+from hwq.sweep.rows import clipping_warning, first_wrong, pareto, point_of, smallest, width_and_rule, within
 from hwq.sweep.run import Network, Sweep, Unwatched, Watcher
 from hwq.sweep.store import Row, Store
 from hwq.sweep.workers import BACKENDS, Backend, Workers, WorkersLost, each
@@ -39,6 +39,7 @@ __all__ = [
     "Workers",
     "WorkersLost",
     "body_layers",
+    "clipping_warning",
     "digest",
     "draw",
     "each",

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from hwq.ir import Graph
 from hwq.lower import RealConstants
-from hwq.simulate import Runner, accuracy
+from hwq.simulate import LogitRange, LogitWatch, Runner, accuracy
 from hwq.sweep.local import Codes, body_layers, decibels, local_errors
 
 
@@ -31,7 +31,8 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Measured:
-    """accuracy: percent, of all images. The others are of the first ones, see `sampled`.
+    """accuracy: percent, range: of the logits before any clamp, both of all images. The others are of the
+    first ones, see `sampled`.
 
     layers: share, 0..1, of each Requantize's output codes that differ from what its real-valued constants
     give on identical inputs, for those in the body format; edge_layers: the same of the input's and the
@@ -39,6 +40,7 @@ class Measured:
     """
 
     accuracy: float
+    range: LogitRange
     layers: dict[str, float]
     edge_layers: dict[str, float]
     snr: dict[str, float | None]
@@ -77,9 +79,12 @@ def evaluate(
         rest = runner.run(pixels[errors:], progress=lambda done: progress(errors + done))
         logits.append(rest.logits)
     together = np.concatenate(logits)
+    watch = LogitWatch(candidate.graph)
+    watch.add_run(runner, pixels, together)
     body = [name for name in body_layers(candidate.graph) if name in share]
     return Measured(
         accuracy=accuracy(together.argmax(axis=1), labels),
+        range=watch.result(),
         layers={name: share[name] for name in body},
         edge_layers={name: value for name, value in share.items() if name not in body},
         snr=snr,

@@ -80,6 +80,8 @@ _FIGURES: dict[str, Test] = {
     "accuracy": _percent,
     "local": _number,
     "logits_snr": _or_none(_number),
+    "clipped": _count,
+    "clipped_images": _count,
     "memory": _count,
     "saturated": _count,
     "vanished": _count,

@@ -97,3 +97,19 @@ def smallest(rows: Sequence[Row]) -> tuple[dict[str, Row], Row | None]:
             best[rule] = row
     least = min(rows, key=cost, default=None)
     return best, least
+
+
+def clipping_warning(rows: Sequence[Row]) -> str:
+    """One loud line where logits of a row leave their type; "" for none."""
+    bad = [row for row in rows if row["clipped"]]
+    if not bad:
+        return ""
+    worst = max(bad, key=lambda row: (row["clipped_images"], row["clipped"]))
+    share = 100 * worst["clipped_images"] / worst["images"]
+    which = "all rows" if len(bad) == len(rows) else f"{len(bad)} of {len(rows)} rows"
+    return (
+        f"WARNING: logits of {which} are clipped at the ends of their type {worst['edge']}, at most "
+        f"{worst['clipped']:,} in {worst['clipped_images']:,} of {worst['images']:,} images ({share:.2f}%): "
+        f"{point_of(worst)}. Their accuracy is not the constants': give another --edge-fixed (`hwq explain` "
+        "names the cheapest)"
+    )

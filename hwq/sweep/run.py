@@ -21,7 +21,7 @@ from hwq.sweep.rows import first_wrong
 from hwq.sweep.store import Row, Store
 from hwq.sweep.workers import Workers, WorkersLost, each
 
-_SHARED = ("accuracy", "local", "logits_snr", "layers", "edge_layers", "snr")
+_SHARED = ("accuracy", "local", "logits_snr", "clipped", "clipped_images", "layers", "edge_layers", "snr")
 """Fields that follow from a graph's integers alone."""
 
 
@@ -264,6 +264,8 @@ class Sweep:
             "accuracy": measured.accuracy,
             "local": float(np.mean(list(measured.layers.values()))) if measured.layers else 0.0,
             "logits_snr": logits_snr(measured.logits, real),
+            "clipped": measured.range.clipped,
+            "clipped_images": measured.range.clipped_images,
             "layers": measured.layers,
             "edge_layers": measured.edge_layers,
             "snr": measured.snr,

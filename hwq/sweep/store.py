@@ -17,7 +17,7 @@ from hwq.errors import InputError, ToolError
 from hwq.files import Missing, read_json, write_atomically
 from hwq.sweep.fields import COLUMNS, KEY, fault
 
-VERSION = 2
+VERSION = 3
 _LOCK_SECONDS = 60
 _MOST_BYTES = 64 << 20
 

@@ -24,6 +24,7 @@ from hwq.sweep import (
     Sweep,
     Unwatched,
     body_layers,
+    clipping_warning,
     digest,
     evaluate,
     local_errors,
@@ -31,7 +32,7 @@ from hwq.sweep import (
     memory_bits,
     sampled,
 )
-from tests.sweep.networks import REALS, S8, images, lower_three, network, three_steps
+from tests.sweep.networks import REALS, S8, chain, images, lower_three, network, three_steps
 
 
 @pytest.mark.parametrize("engine", ["native", "torch"])
@@ -267,3 +268,26 @@ def test_a_lowering_that_fails_is_the_users_error(tmp_path: Path) -> None:
 
     with pytest.raises(InputError, match="not this one"):
         Sweep(network(refuse), Store.open(tmp_path / "s.csv")).rows(points("8,4"))
+
+
+@pytest.mark.parametrize("engine", ["native", "torch"])
+@pytest.mark.parametrize("errors", [0, 40, 150])
+def test_clipped_logits_are_counted(tmp_path: Path, engine: Preference, errors: int) -> None:
+    """Logits of 2 * r1 in 8 bits: what leaves +-127, of all images, in every row and in words."""
+    reals = [*REALS[:2], (2.0, 0.0)]
+
+    def lower(point: Point) -> Candidate:
+        graph, real = chain(reals, [parse_format(text) for text in ("40,auto", "8,4", "40,auto")], 2)
+        return Candidate(graph=graph, real=real)
+
+    swept = replace(network(lower), error_images=errors)
+    rows = Sweep(swept, Store.open(tmp_path / "s.csv"), engine=engine, threads=1).rows([Point.parse("8,4")])
+    body = lower(Point.parse("8,4")).graph["r1"]
+    assert isinstance(body, Requantize)
+    m, b = body.requant.terms[0].values()[0], body.requant.bias.values()[0]
+    codes = np.clip(np.floor((np.clip(swept.pixels.astype(float) - 128, -127, 127)) * m + b + 0.5), -127, 127)
+    beyond = np.abs(2 * codes.reshape(-1, 2)) > 127
+    assert 0 < rows[0]["clipped_images"] < len(beyond)
+    assert (rows[0]["clipped"], rows[0]["clipped_images"]) == (beyond.sum(), beyond.any(axis=1).sum())
+    assert f"at most {beyond.sum()} in {beyond.any(axis=1).sum()} of 150 images" in clipping_warning(rows)
+    assert clipping_warning([{**rows[0], "clipped": 0}]) == ""
