@@ -148,7 +148,7 @@ def _common(context: Context, call: Call, parts: list[Codes]) -> list[Codes]:
 
 
 def passes(context: Context, call: Call) -> Tensor:
-    """Dropout, identity, contiguous: nothing in eval mode."""
+    """Dropout and identity: nothing in eval mode."""
     return call.tensor()
 
 
@@ -188,12 +188,9 @@ MODULES: dict[type[nn.Module], Handler] = {
 
 FUNCTIONS: dict[Any, Handler] = {
     torch.relu: _relu,
-    torch.relu_: _relu,
     functional.relu: _relu,
-    functional.relu_: _relu,
     functional.relu6: _relu6,
     operator.add: add,
-    operator.iadd: add,
     torch.add: add,
     torch.cat: concat,
     torch.concat: concat,
@@ -215,9 +212,7 @@ FUNCTIONS: dict[Any, Handler] = {
 
 METHODS: dict[str, Handler] = {
     "relu": _relu,
-    "relu_": _relu,
     "add": add,
-    "add_": add,
     "mean": pools.mean,
     "flatten": shapes.flatten,
     "view": shapes.view,
@@ -225,7 +220,6 @@ METHODS: dict[str, Handler] = {
     "squeeze": shapes.squeeze,
     "size": shapes.size,
     "dim": shapes.dim,
-    "contiguous": passes,
 }
 
 

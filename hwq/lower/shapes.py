@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from hwq.lower.context import Call, Context, torch_shape
@@ -25,16 +26,16 @@ def view(context: Context, call: Call) -> Tensor:
     sizes: Any = call.args[1:] or (call.kwargs.get("shape"),)
     if len(sizes) == 1 and isinstance(sizes[0], tuple | list):
         sizes = sizes[0]
-    count = 1
-    for n in value.shape:
-        count *= n
+    count = math.prod(value.shape)
     sizes = tuple(sizes)
-    if sizes == torch_shape(value):
+    rest = sizes[1:]
+    if rest.count(-1) == 1 and isinstance(sizes[0], Batch) and all(isinstance(n, int) for n in rest):
+        rest = tuple(count // -math.prod(rest) if n == -1 and math.prod(rest) else n for n in rest)
+    # a first size of -1 is the batch where the others hold an image; a number would be one batch alone
+    whole = bool(sizes) and (isinstance(sizes[0], Batch) or sizes[0] == -1)
+    if whole and rest == torch_shape(value)[1:]:
         return value
-    known = len(sizes) == 2 and (
-        (isinstance(sizes[0], Batch) and sizes[1] in (-1, count)) or (sizes[0] == -1 and sizes[1] == count)
-    )
-    if not known:
+    if not whole or rest != (count,):
         call.fail(f"{call.what} is supported as a flatten only, as in x.flatten(1) or x.view(x.size(0), -1)")
     return flattened(context, call, value, call.name)
 

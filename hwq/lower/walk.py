@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -142,7 +141,6 @@ class Walk:
         call = Call(node, module, args, kwargs)
         if node.op == "output":
             return self._output(call)
-        _refuse_aliasing(call)
         if node.op == "get_attr":
             call.fail(f"the tensor '{node.target}' used directly is not supported")
         handler = handler_of(node.target if module is None else module)
@@ -167,22 +165,6 @@ class Walk:
         codes = self.builder.requantize(pending, "logits", kind, scale, self.builder.formats.logit_constants)
         name = self.builder.name("output")
         return self.builder.add(Output(name=name, inputs=(codes.op,), out=codes.spec)).name
-
-
-def _refuse_aliasing(call: Call) -> None:
-    """An in-place call changes what later readers of its input see, which a graph of values cannot show."""
-    node = call.node
-    target = node.target
-    in_place = target is operator.iadd or (
-        bool(getattr(call.module, "inplace", False))
-        if call.module is not None
-        else str(getattr(target, "__name__", target)).endswith("_") or node.kwargs.get("inplace") is True
-    )
-    if not in_place or not node.args or not isinstance(node.args[0], fx.Node):
-        return
-    order = {n: i for i, n in enumerate(node.graph.nodes)}
-    if any(order[user] > order[node] for user in node.args[0].users):
-        call.fail(f"{call.what} works in place on a tensor that is read again later; use inplace=False")
 
 
 def _live(graph: fx.Graph) -> set[fx.Node]:

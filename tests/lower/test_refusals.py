@@ -76,7 +76,7 @@ REFUSED: dict[str, tuple[Callable[[Net, Tensor], Tensor], dict[str, nn.Module], 
     "in place": (
         lambda s, x: (lambda y: functional.relu_(y) + y)(s.q(x)),
         {},
-        "works in place on a tensor that is read again later",
+        "relu_ is not supported",
     ),
 }
 

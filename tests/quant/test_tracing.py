@@ -40,7 +40,6 @@ class Net(nn.Module):
 DROPS: dict[str, Callable[[nn.Module, torch.Tensor], torch.Tensor]] = {
     "mode of the network": lambda net, x: F.dropout(x, 0.5, net.training),
     "by names": lambda net, x: F.dropout(input=x, p=0.5, training=net.training, inplace=False),
-    "no mode at all": lambda net, x: F.dropout(x),
     "whole channels": lambda net, x: F.dropout2d(x, p=0.5, training=net.training),
     "two": lambda net, x: F.dropout(F.dropout(x, 0.5, net.training), 0.1, net.training),
 }
@@ -61,6 +60,16 @@ def test_dropout_by_function_follows_the_mode_of_the_network(
     assert module.state_dict().keys() == net.state_dict().keys()
     module.train()
     assert not torch.equal(module(IMAGES), module(IMAGES))
+
+
+@pytest.mark.parametrize("shape", [SHAPE, None])
+def test_dropout_in_evaluation_is_refused_and_none_in_training_is_nothing(
+    shape: tuple[int, int, int] | None,
+) -> None:
+    with pytest.raises(UnsupportedError, match=r"'dropout' \(test_tracing.py:\d+\): dropout drops in eval"):
+        trace(Net(lambda net, x: F.dropout(x)), shape)
+    module = trace(Net(lambda net, x: F.dropout(x, 0.5, training=False)), shape)
+    assert [n.name for n in module.graph.nodes] == ["x", "conv", "mean", "fc", "output"]
 
 
 def test_modes_of_single_modules_stay() -> None:

@@ -10,7 +10,7 @@ from hwq.quant.placing.choices import Choices, Entries
 from hwq.quant.placing.layers import QuantConv2d, QuantLinear
 from hwq.quant.placing.placer import INPUT_QUANT, Placer, freeze, readers
 from hwq.quant.placing.policy import Policy
-from hwq.quant.tracing.kinds import Kind, kind_of, own_forward
+from hwq.quant.tracing.kinds import Kind, kinds_of, own_forward
 from hwq.quant.tracing.places import where
 from hwq.quant.tracing.trace import trace
 
@@ -31,7 +31,7 @@ def prepare(
     named = getattr(model, "bit_entries", None)
     module = trace(model, image_shape)
     _drop_identities(module)
-    kinds = {node: kind_of(module, node) for node in module.graph.nodes}
+    kinds = kinds_of(module)
     _check(module, kinds)
     layers = list(dict.fromkeys(str(n.target) for n, k in kinds.items() if k is Kind.LAYER))
     choices = Choices(policy, layers, Entries(layers, named))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
@@ -31,22 +33,24 @@ class Difference:
 
 
 @contextmanager
-def untouched(model: nn.Module) -> Iterator[None]:
+def untouched(model: nn.Module) -> Iterator[Callable[[], dict[str, Tensor]]]:
     """Afterwards every parameter, buffer and mode of the network is as before, to the bit.
 
     What was put in the place of a parameter or buffer is taken out again. What the forward counts in plain
-    Python stays counted.
+    Python stays counted. Yields a function: copies, by name, of what has changed since then.
     """
-    modules = list(model.modules())
-    held = [(m, m.training, dict(m._parameters), dict(m._buffers)) for m in modules]
-    tensors: dict[int, Tensor] = {}
-    for module in modules:
-        for tensor in (*module._parameters.values(), *module._buffers.values()):
-            if tensor is not None:
-                tensors[id(tensor)] = tensor
-    copies = {key: tensor.detach().clone() for key, tensor in tensors.items()}
+    held = [(m, m.training, dict(m._parameters), dict(m._buffers)) for m in model.modules()]
+    copies = {name: (tensor, tensor.detach().clone()) for name, tensor in _state(model)}
+
+    def changed() -> dict[str, Tensor]:
+        return {
+            name: tensor.detach().clone()
+            for name, tensor in _state(model)
+            if name not in copies or not torch.equal(tensor, copies[name][1])
+        }
+
     try:
-        yield
+        yield changed
     finally:
         for module, training, parameters, buffers in held:
             module.training = training
@@ -54,19 +58,34 @@ def untouched(model: nn.Module) -> Iterator[None]:
                 now.clear()
                 now.update(kept)  # type: ignore[arg-type]  # parameters to parameters, buffers to buffers
         with torch.no_grad():
-            for key, copy in copies.items():
-                if not torch.equal(tensors[key], copy):
-                    tensors[key].copy_(copy)
+            for tensor, copy in copies.values():
+                if not torch.equal(tensor, copy):
+                    tensor.copy_(copy)
+
+
+def _state(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from model.named_parameters()
+    yield from model.named_buffers()
 
 
 @contextmanager
 def seeded(device: torch.device, seed: int = SEED) -> Iterator[None]:
-    """torch's random numbers on the CPU and the device from a seed; afterwards they go on as before."""
+    """Random numbers from a seed, torch's, numpy's and Python's; afterwards they go on as before.
+
+    device: of torch's, beside those on the CPU.
+    """
     others = [] if device.type == "cpu" else [device]
     kind = "cuda" if device.type == "cpu" else device.type
-    with torch.random.fork_rng(others, device_type=kind):
-        torch.manual_seed(seed)
-        yield
+    python, array = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(others, device_type=kind):
+            torch.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(array)
 
 
 def random_images(model: nn.Module, image_shape: tuple[int, int, int], count: int) -> Tensor:
@@ -80,20 +99,29 @@ def random_images(model: nn.Module, image_shape: tuple[int, int, int], count: in
     return noise.to(device=first.device, dtype=first.dtype)
 
 
-def difference(left: nn.Module, right: nn.Module, images: Tensor, *, bound: float = 0.0) -> Difference | None:
+def difference(
+    left: nn.Module,
+    right: nn.Module,
+    images: Tensor,
+    *,
+    bound: float = 0.0,
+    ignoring: Collection[str] = (),
+) -> Difference | None:
     """The first difference between two networks on images (N, C, H, W), in evaluation, then in training.
 
     Compared are the tensors that they return (in whatever they are packed), the parameters and buffers of
-    one name afterwards, and how many random numbers were drawn; both start from the same random state.
-    bound: the largest difference that passes, as a share of the largest value of `left`'s tensor; with 0
-    numbers are equal, equal NaNs are, too. Where something differs, both run again and modules that have
-    the same path in both are compared call by call: the first that reads, or returns, something else is
-    named. Both networks, and torch's random state, are left as they were, see `untouched`; the networks may
-    share modules. Raises whatever a forward raises.
+    one name afterwards, but for those of `ignoring`, and how many random numbers were drawn; both start from
+    the same random state. bound: the largest difference that passes, as a share of the largest value of
+    `left`'s tensor; with 0 numbers are equal, equal NaNs are, too. Where something differs, both run again
+    and modules that have the same path in both are compared call by call: the first that reads, or returns,
+    something else is named. Both networks, and the random state, are left as they were, see `untouched`; the
+    networks may share modules. Raises whatever a forward raises.
     """
+    names = [dict(_state(network)) for network in (left, right)]
+    shared = [name for name in names[0] if name in names[1] and name not in ignoring]
     for training in (False, True):
         one, other = (_run(network, images, training) for network in (left, right))
-        found = _between(one, other, training, bound)
+        found = _between(one, other, shared, training, bound)
         if found is not None:
             return _first_call(left, right, images, training, bound) or found
     return None
@@ -101,15 +129,17 @@ def difference(left: nn.Module, right: nn.Module, images: Tensor, *, bound: floa
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Run:
+    """state: what the forward changed."""
+
     result: list[object]
     state: dict[str, Tensor]
-    generators: tuple[Tensor, ...]
+    generators: list[object]
 
 
 def _run(network: nn.Module, images: Tensor, training: bool) -> _Run:
     device = images.device
     with (
-        untouched(network),
+        untouched(network) as changed,
         seeded(device),
         torch.inference_mode(False),
         torch.no_grad(),
@@ -117,23 +147,24 @@ def _run(network: nn.Module, images: Tensor, training: bool) -> _Run:
     ):
         network.train(training)
         result = pytree.tree_leaves(network(images.clone()))
-        named = (*network.named_parameters(), *network.named_buffers())
-        state = {name: tensor.detach().clone() for name, tensor in named}
-        generators = [torch.get_rng_state()]
+        state = changed()
+        generators: list[object] = [torch.get_rng_state(), random.getstate()]
+        parts = tuple(np.random.get_state())
+        generators += [part.tolist() if isinstance(part, np.ndarray) else part for part in parts]
         if device.type == "cuda":
             generators.append(torch.cuda.get_rng_state(device))
-    return _Run(result=result, state=state, generators=tuple(generators))
+    return _Run(result=result, state=state, generators=generators)
 
 
-def _between(one: _Run, other: _Run, training: bool, bound: float) -> Difference | None:
+def _between(one: _Run, other: _Run, shared: list[str], training: bool, bound: float) -> Difference | None:
     error = _error(one.result, other.result)
     if error > bound:
         return Difference(training=training, what="the result", error=error)
-    for name, tensor in one.state.items():
-        if name in other.state and (error := _error([tensor], [other.state[name]])) > bound:
+    for name in shared:
+        sides = [[run.state[name]] if name in run.state else [] for run in (one, other)]
+        if (error := _error(*sides)) > bound:
             return Difference(training=training, what=f"'{name}' after a forward pass", error=error)
-    drawn = (torch.equal(a, b) for a, b in zip(one.generators, other.generators, strict=True))
-    if not all(drawn):
+    if _error(one.generators, other.generators) > 0:
         return Difference(training=training, what="how many random numbers are drawn", error=float("inf"))
     return None
 
@@ -153,7 +184,7 @@ def _reproducible(device: torch.device) -> Iterator[None]:
         backend.benchmark, backend.deterministic = kept
 
 
-def _error(one: list[object], other: list[object]) -> float:
+def _error(one: Sequence[object], other: Sequence[object]) -> float:
     if len(one) != len(other):
         return float("inf")
     return max((_apart(a, b) for a, b in zip(one, other, strict=True)), default=0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from enum import Enum, auto
 from typing import Any
 
@@ -25,7 +26,7 @@ class Kind(Enum):
     AVERAGE = auto()  # average pool, global or not
     CONCAT = auto()
     CODES = auto()  # moves codes without arithmetic: max pool, flatten, slices, zero padding
-    SKIP = auto()  # nothing at all in eval mode: dropout, identity, contiguous
+    SKIP = auto()  # nothing at all in eval mode: dropout, identity
     SHAPE = auto()  # integers of a tensor's shape
     OUTPUT = auto()
 
@@ -47,12 +48,9 @@ MODULES: dict[type[nn.Module], Kind] = {
 }
 _FUNCTIONS: dict[Any, Kind] = {
     torch.relu: Kind.RELU,
-    torch.relu_: Kind.RELU,
     functional.relu: Kind.RELU,
-    functional.relu_: Kind.RELU,
     functional.relu6: Kind.RELU,
     operator.add: Kind.ADD,
-    operator.iadd: Kind.ADD,
     torch.add: Kind.ADD,
     functional.avg_pool2d: Kind.AVERAGE,
     functional.adaptive_avg_pool2d: Kind.AVERAGE,
@@ -69,15 +67,11 @@ _FUNCTIONS: dict[Any, Kind] = {
 }
 _METHODS: dict[str, Kind] = {
     "relu": Kind.RELU,
-    "relu_": Kind.RELU,
     "add": Kind.ADD,
-    "add_": Kind.ADD,
     "mean": Kind.AVERAGE,
     "flatten": Kind.CODES,
-    "view": Kind.CODES,
     "reshape": Kind.CODES,
     "squeeze": Kind.CODES,
-    "contiguous": Kind.SKIP,
     "size": Kind.SHAPE,
     "dim": Kind.SHAPE,
 }
@@ -89,8 +83,34 @@ def own_forward(module: nn.Module) -> bool:
     return base is not None and ("forward" in vars(module) or type(module).forward is not base.forward)
 
 
+def kinds_of(
+    module: fx.GraphModule, ignore: Callable[[fx.Node], bool] = lambda node: False
+) -> dict[fx.Node, Kind]:
+    """Of all nodes but some. Raises UnsupportedError as `kind_of`; attention is named before its parts."""
+    try:
+        return {node: kind_of(module, node) for node in module.graph.nodes if not ignore(node)}
+    except UnsupportedError:
+        for node in module.graph.nodes:
+            if what := _attention(module, node):
+                raise UnsupportedError(
+                    f"{where(node)}: attention ({what}) is not supported; hwq takes convolutional networks"
+                ) from None
+        raise
+
+
 def kind_of(module: fx.GraphModule, node: fx.Node) -> Kind:
     """Raises UnsupportedError for what hwq does not know, naming module path and source line."""
+    found = found_kind(module, node)
+    if found is None or (found is Kind.ADD and len(node.all_input_nodes) == 0):
+        raise UnsupportedError(f"{where(node)}: {_name(module, node)} is not supported")
+    operands = [*node.args[:2], *(node.kwargs[k] for k in ("input", "other") if k in node.kwargs)]
+    if found is Kind.ADD and any(not isinstance(a, fx.Node) for a in operands):
+        raise UnsupportedError(f"{where(node)}: adds a constant, which is not supported")
+    return found
+
+
+def found_kind(module: fx.GraphModule, node: fx.Node) -> Kind | None:
+    """None for what hwq does not know."""
     match node.op:
         case "placeholder":
             return Kind.INPUT
@@ -98,29 +118,45 @@ def kind_of(module: fx.GraphModule, node: fx.Node) -> Kind:
             return Kind.OUTPUT
         case "call_module":
             child = module.get_submodule(str(node.target))
-            found = next((k for t, k in MODULES.items() if isinstance(child, t)), None)
-            what = type(child).__name__
+            return next((k for t, k in MODULES.items() if isinstance(child, t)), None)
         case "call_function":
             folded = node.target in (operator.mul, operator.floordiv) and not node.all_input_nodes
             size = node.target is getattr and node.args[1:] == ("shape",)
             if folded or size or _of_shape(module, node):
                 return Kind.SHAPE
-            found = _FUNCTIONS.get(node.target)
-            what = getattr(node.target, "__name__", str(node.target))
+            return _FUNCTIONS.get(node.target)
         case "call_method":
-            found = _METHODS.get(str(node.target))
-            what = f"Tensor.{node.target}"
-        case _:
-            found, what = None, f"the tensor '{node.target}'"
-    if found is None or (found is Kind.ADD and len(node.all_input_nodes) == 0):
-        raise UnsupportedError(f"{where(node)}: {what} is not supported")
-    operands = [*node.args[:2], *(node.kwargs[k] for k in ("input", "other") if k in node.kwargs)]
-    if found is Kind.ADD and any(not isinstance(a, fx.Node) for a in operands):
-        raise UnsupportedError(f"{where(node)}: adds a constant, which is not supported")
-    return found
+            return _METHODS.get(str(node.target))
+    return None
+
+
+def _name(module: fx.GraphModule, node: fx.Node) -> str:
+    match node.op:
+        case "call_module":
+            return type(module.get_submodule(str(node.target))).__name__
+        case "call_function":
+            return str(getattr(node.target, "__name__", node.target))
+        case "call_method":
+            return f"Tensor.{node.target}"
+    return f"the tensor '{node.target}'"
+
+
+def _attention(module: fx.GraphModule, node: fx.Node) -> str | None:
+    """What of it a node is: all of it, or the product of two tensors that the network computes."""
+    name = _name(module, node)
+    of_torch = ("scaled_dot_product_attention", "multi_head_attention_forward")
+    if node.op == "call_module":
+        child = module.get_submodule(str(node.target))
+        whole = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder)
+        return name if isinstance(child, whole) else None
+    product = name.rpartition(".")[2] in ("matmul", "bmm", "einsum", "baddbmm")
+    computed = [n for n in node.all_input_nodes if n.op != "get_attr"]
+    return name if name in of_torch or (product and len(computed) > 1) else None
 
 
 def _of_shape(module: fx.GraphModule, node: fx.Node) -> bool:
     sources = node.all_input_nodes
     # no module yields integers, and those of `prepare`, quantisers, have no kind
-    return bool(sources) and all(n.op != "call_module" and kind_of(module, n) is Kind.SHAPE for n in sources)
+    return bool(sources) and all(
+        n.op != "call_module" and found_kind(module, n) is Kind.SHAPE for n in sources
+    )
