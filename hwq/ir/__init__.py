@@ -2,7 +2,6 @@
 
 from hwq.ir.graph import Graph
 from hwq.ir.ops import (
-    ChannelPad,
     Concat,
     Conv2d,
     Flatten,
@@ -11,18 +10,18 @@ from hwq.ir.ops import (
     MaxPool,
     Op,
     Output,
+    Pad,
     Requantize,
     SumPool,
     TensorSpec,
-    pooled_size,
 )
+from hwq.ir.padding import Padding, pooled_size
 from hwq.ir.requant import Alignment, Requant
 from hwq.ir.verify import verify
 from hwq.ir.widths import accumulator_bound, accumulator_type, magnitude, requant_sum_bits
 
 __all__ = [
     "Alignment",
-    "ChannelPad",
     "Concat",
     "Conv2d",
     "Flatten",
@@ -32,6 +31,8 @@ __all__ = [
     "MaxPool",
     "Op",
     "Output",
+    "Pad",
+    "Padding",
     "Requant",
     "Requantize",
     "SumPool",
