@@ -15,12 +15,13 @@ from hwq.ir.ops import (
     SumPool,
     TensorSpec,
 )
-from hwq.ir.padding import Padding, pooled_size
+from hwq.ir.padding import NO_PADDING, Padding, pooled_size
 from hwq.ir.requant import Alignment, Requant
 from hwq.ir.verify import verify
 from hwq.ir.widths import accumulator_bound, accumulator_type, magnitude, requant_sum_bits
 
 __all__ = [
+    "NO_PADDING",
     "Alignment",
     "Concat",
     "Conv2d",

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hwq.fixed import IntType
-from hwq.ir.padding import Padding
+from hwq.ir.padding import NO_PADDING, Padding
 from hwq.ir.requant import Requant
 
 
@@ -63,7 +63,7 @@ class Conv2d(Op):
     weight: npt.NDArray[np.int64]
     weight_type: IntType
     stride: tuple[int, int] = (1, 1)
-    padding: Padding = Padding()
+    padding: Padding = NO_PADDING
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
 
@@ -109,7 +109,7 @@ class MaxPool(Op):
 
     kernel: tuple[int, int]
     stride: tuple[int, int]
-    padding: Padding = Padding()
+    padding: Padding = NO_PADDING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -121,7 +121,7 @@ class SumPool(Op):
 
     kernel: tuple[int, int]
     stride: tuple[int, int]
-    padding: Padding = Padding()
+    padding: Padding = NO_PADDING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -132,7 +132,7 @@ class Pad(Op):
     left + W + right, before + C + after), same type and scale.
     """
 
-    padding: Padding = Padding()
+    padding: Padding = NO_PADDING
     before: int = 0
     after: int = 0
 

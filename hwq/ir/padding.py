@@ -66,6 +66,9 @@ class Padding:
         return f"{self.top} above, {self.bottom} below, {self.left} left, {self.right} right"
 
 
+NO_PADDING = Padding()
+
+
 def pooled_size(
     size: tuple[int, int],
     kernel: tuple[int, int],

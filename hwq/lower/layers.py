@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from hwq.ir import Conv2d, Linear, Padding, TensorSpec, accumulator_type, pooled_size
+from hwq.ir import NO_PADDING, Conv2d, Linear, Padding, TensorSpec, accumulator_type, pooled_size
 from hwq.lower.context import Call, Context
 from hwq.lower.values import Codes, Factor, Floats, Pending, Term
 from hwq.quant import QuantConv2d, QuantLinear, WeightQuantizer
@@ -50,7 +50,7 @@ def conv2d(context: Context, call: Call) -> Pending:
 
 def _padding(module: nn.Conv2d, call: Call) -> Padding:
     if module.padding == "valid":
-        return Padding()
+        return NO_PADDING
     if module.padding == "same":
         rows, columns = (
             d * (k - 1) for d, k in zip(_pair(module.dilation), _pair(module.kernel_size), strict=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hwq.ir import Padding, pooled_size
+from hwq.ir import NO_PADDING, Padding, pooled_size
 from hwq.lower.context import Call, Context
 from hwq.lower.values import Codes, Move, PadMove, Pending, Pixels, Tensor, Term, flat_order
 
@@ -81,7 +81,7 @@ def adaptive_avg_pool(context: Context, call: Call) -> Tensor:
     if any(w < 1 or n % w for n, w in zip(value.shape, wanted, strict=False)):
         call.fail(f"adaptive pooling of {value.shape[0]} x {value.shape[1]} to {wanted} has unequal windows")
     kernel = (value.shape[0] // wanted[0], value.shape[1] // wanted[1])
-    return _average(context, call, value, kernel, kernel, Padding(), kernel[0] * kernel[1])
+    return _average(context, call, value, kernel, kernel, NO_PADDING, kernel[0] * kernel[1])
 
 
 def mean(context: Context, call: Call) -> Tensor:
@@ -93,7 +93,7 @@ def mean(context: Context, call: Call) -> Tensor:
     if len(value.shape) != 3 or given != [2, 3]:
         call.fail("a mean is supported over the two map dimensions only, as in x.mean((2, 3))")
     kernel = (value.shape[0], value.shape[1])
-    pooled = _average(context, call, value, kernel, kernel, Padding(), kernel[0] * kernel[1])
+    pooled = _average(context, call, value, kernel, kernel, NO_PADDING, kernel[0] * kernel[1])
     return pooled if keep else flattened(context, call, pooled, f"{call.name}.flatten")
 
 

@@ -109,7 +109,7 @@ def pad(context: Context, call: Call) -> Tensor:
         call.fail(f"{call.what} with {len(sizes)} sizes; a pair a dimension, from the last on, four at most")
     if min(sizes, default=0) < 0:
         call.fail(f"{call.what} with negative sizes cuts rows or columns off, which is not supported")
-    left, right, top, bottom, before, after, *batch = [*sizes, *[0] * (8 - len(sizes))]
+    left, right, top, bottom, before, after, *batch = (*sizes, 0, 0, 0, 0, 0, 0, 0, 0)[:8]
     if any(batch):
         call.fail(f"{call.what} of the batch dimension")
     if not any(sizes):

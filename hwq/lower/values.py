@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from hwq.ir import Padding, TensorSpec, pooled_size
+from hwq.ir import NO_PADDING, Padding, TensorSpec, pooled_size
 
 Floats = npt.NDArray[np.float64]
 Factor = float | Floats
@@ -68,7 +68,7 @@ class Move:
     name: str
     kernel: tuple[int, int] | None = None
     stride: tuple[int, int] = (1, 1)
-    padding: Padding = Padding()
+    padding: Padding = NO_PADDING
 
     def moved(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of a map of `shape` after it."""

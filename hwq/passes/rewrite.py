@@ -95,8 +95,8 @@ def _padded_by(op: Op, pad: Pad) -> Op | None:
     if max(padding.sides) > MAX_PADDING:
         return None
     if isinstance(op, Pad):
-        channels = {"before": op.before + pad.before, "after": op.after + pad.after}
-        return replace(op, inputs=pad.inputs, padding=padding, **channels)
+        before, after = op.before + pad.before, op.after + pad.after
+        return replace(op, inputs=pad.inputs, padding=padding, before=before, after=after)
     whole_windows = isinstance(op, Conv2d) or padding.within(op.kernel)
     exact = not isinstance(op, MaxPool) or pad.out.type.lo >= 0
     if pad.before or pad.after or not whole_windows or not exact:

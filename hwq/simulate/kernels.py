@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hwq.ir import (
+    NO_PADDING,
     Concat,
     Conv2d,
     Flatten,
@@ -111,7 +112,7 @@ def _split(
     """(what is to be padded before, (vertical, horizontal) that a torch kernel can do itself)."""
     own = (padding.top, padding.left)
     if padding.is_even and own[0] <= most[0] and own[1] <= most[1]:
-        return Padding(), own
+        return NO_PADDING, own
     return padding, (0, 0)
 
 

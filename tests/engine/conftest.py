@@ -21,11 +21,11 @@ from hwq.ir import (
     Input,
     Op,
     Output,
+    Padding,
     Requant,
     Requantize,
     TensorSpec,
     accumulator_type,
-    Padding,
     pooled_size,
     verify,
 )

@@ -23,12 +23,12 @@ from hwq.ir import (
     MaxPool,
     Op,
     Output,
+    Padding,
     Requant,
     Requantize,
     SumPool,
     TensorSpec,
     accumulator_type,
-    Padding,
     pooled_size,
     verify,
 )
