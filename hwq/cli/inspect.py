@@ -91,8 +91,9 @@ class OpFacts:
 def command(target: Path, as_json: bool, scales: bool, csv_path: Path | None, **options: Any) -> int:
     """Show ops, shapes, widths, ranges and constants of TARGET.
 
-    TARGET is an exported project, or a run folder or checkpoint, which is lowered with --fixed first. With
-    --scales it is a run folder or checkpoint, of a run that still trains, too.
+    TARGET is an exported project, or a run folder or checkpoint, which is lowered with --fixed first. What
+    of a project was changed since its export is listed on standard error. With --scales it is a run folder
+    or checkpoint, of a run that still trains, too.
     """
     if not target.exists():
         raise InputError(f"{target}: no such file or folder; give a project, a run folder or a checkpoint")
@@ -104,10 +105,17 @@ def command(target: Path, as_json: bool, scales: bool, csv_path: Path | None, **
     if csv_path is not None:
         raise InputError("--csv writes scales: give --scales, too")
     graph, issues = _load(target, options)
+    edits = _edits(target)
+    for line in edits:
+        click.echo(f"changed since export: {line}", err=True)
     facts = inspect_graph(graph, issues, _folding(target))
     if as_json:
-        listed = None if issues is None else [asdict(issue) for issue in issues]
-        document = {"name": graph.name, "ops": [asdict(f) for f in facts], "issues": listed}
+        document = {
+            "name": graph.name,
+            "edits": edits,
+            "ops": [asdict(f) for f in facts],
+            "issues": None if issues is None else [asdict(issue) for issue in issues],
+        }
         click.echo(json.dumps(document, indent=1))
     else:
         _print(graph, facts, issues)
@@ -133,6 +141,20 @@ def _load(target: Path, options: dict[str, Any]) -> tuple[Graph, Sequence[Consta
     model, meta = restore(target)
     lowered = lower_run(model, meta, formats, export)
     return run_passes(lowered.graph), lowered.report.issues
+
+
+def _edits(target: Path) -> list[str]:
+    """What of a project, or of a graph alone, is not as it was written; one line each."""
+    from hwq.cosim.manifest import listed, read_manifest
+    from hwq.serde import GRAPH_JSON, GRAPH_TENSORS, read_seal
+
+    if (target / "project.json").exists():
+        return listed(read_manifest(target).edits())
+    if not (target / GRAPH_JSON).exists():
+        return []
+    seal = read_seal(target)
+    changed = [] if seal.intact else [f"{GRAPH_JSON} or {GRAPH_TENSORS} (edited)"]
+    return [*changed, *(["project.json (missing)"] if seal.project else [])]
 
 
 def _folding(target: Path) -> Mapping[str, Sequence[int]]:

@@ -22,12 +22,6 @@ _FLAGS = {
     Build.AP: ("-std=c++14", "-O2"),
     Build.NATIVE: ("-std=c++14", "-O3", "-march=native", "-DHWQ_NATIVE=1"),
 }
-_SUFFIXES = (".c", ".cc", ".cpp", ".cxx", ".h", ".hpp")
-
-
-def source_files(project: Path, listed: Sequence[str]) -> list[str]:
-    """The C++ files among the project's files, sorted."""
-    return sorted(name for name in listed if Path(name).suffix in _SUFFIXES and (project / name).is_file())
 
 
 def _headers_digest(headers: Headers) -> str:
@@ -50,7 +44,7 @@ def build(
 ) -> Built:
     """Compile `sources` of the project folder into a shared library, or find it in the cache.
 
-    files: every C++ file the result depends on; includes: include folders. All relative to the project.
+    files: every file the result depends on; includes: include folders. All relative to the project.
     Raises ToolError: no compiler, no headers, or the first compile error with the path of the full log.
     """
     compiler = compiler or find_compiler()

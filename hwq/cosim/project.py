@@ -11,16 +11,18 @@ import numpy as np
 import numpy.typing as npt
 
 from hwq.compiler import Built, find_compiler
-from hwq.cosim.build import Build, build, source_files
-from hwq.cosim.manifest import MANIFEST, Edit, Manifest
+from hwq.cosim.build import Build, build
+from hwq.cosim.examine import refusal
+from hwq.cosim.manifest import Edit, Manifest
 from hwq.cosim.session import Sink, cosimulate
 from hwq.cosim.verdict import Report
 from hwq.emit import Folding, Golden, Project, emit
+from hwq.emit.project import MANIFEST
 from hwq.engine import Engine, Preference, simulator
 from hwq.errors import InputError
 from hwq.files import DOCUMENT, Missing, read_text
 from hwq.ir import Graph
-from hwq.serde import dump, load
+from hwq.serde import GRAPH_JSON, GRAPH_TENSORS, dump, load
 from hwq.simulate import Simulator, accuracy
 
 FOLDER = "hls"
@@ -64,7 +66,8 @@ def write_project(
         graph,
         folding=folding,
         golden=Golden(pixels, codes),
-        extra={**dump(graph), **(extra or {})},
+        extra={GRAPH_TENSORS: dump(graph)[GRAPH_TENSORS], **(extra or {})},
+        bound=lambda digest: dump(graph, digest)[GRAPH_JSON],
         **dict(about or {}),
     )
     project.write(folder)
@@ -76,17 +79,19 @@ def compile_project(manifest: Manifest, kind: Build, extra_flags: Sequence[str] 
     return build(
         manifest.folder,
         kind,
-        files=source_files(manifest.folder, tuple(manifest.files)),
+        files=[name for name in manifest.build_files() if (manifest.folder / name).is_file()],
         sources=manifest.sources,
         includes=manifest.includes,
         extra_flags=extra_flags,
     )
 
 
-def golden_batch(manifest: Manifest, note: str) -> Batch:
-    """The images of the project's own golden vectors. Raises InputError when they are damaged."""
+def golden_batch(manifest: Manifest, shape: tuple[int, ...], note: str) -> Batch:
+    """The images of the project's own golden vectors. Raises InputError when they are damaged.
+
+    shape: (H, W, C) of one.
+    """
     path = manifest.folder / "tb_data" / "pixels.dat"
-    shape = tuple(manifest.ops[0].get("shape", ()))
     try:
         values = np.array(read_text(path, limit=DOCUMENT).split(), dtype=np.uint8)
         pixels = values.reshape(-1, *shape)
@@ -126,8 +131,11 @@ def verify_project(
 
     graph: the project's own, read from its files where it is not given. engine: what computes the Python
     side (`note` hears of a fall-back); torch, the default, is independent of all C++. Raises ToolError
-    (compiler, crash), InputError (images of another size, a damaged project).
+    (compiler, crash), InputError (images of another size, a damaged project), MismatchError (edits that are
+    not accepted).
     """
+    if edits and not accepted:
+        raise refusal(manifest, list(edits))
     graph = graph or load(manifest.folder)
     _check_images(graph, batch)
     built = compile_project(manifest, kind)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from hwq.emit.folding import Folding, complete
 from hwq.emit.kernels import KERNELS
 from hwq.emit.names import clean
 from hwq.emit.plan import Network, OpHeader, Process, Stream
-from hwq.emit.project import MANIFEST, Project
+from hwq.emit.project import GRAPH, MANIFEST, Project, manifest_digest
 from hwq.emit.render import environment, render
 from hwq.emit.tables import ctype, dat, npy
 from hwq.errors import UnsupportedError
@@ -51,15 +51,16 @@ def emit(
     data: Mapping[str, Any] | None = None,
     accuracy: Mapping[str, Any] | None = None,
     extra: Mapping[str, bytes] | None = None,
+    bound: Callable[[str], bytes] | None = None,
     part: str = PART,
     period_ns: str = PERIOD_NS,
 ) -> Project:
     """The project of a legal graph.
 
     folding: layers it leaves out get the default. fixed, edge_fixed, round, layers (PATTERN=FORMAT), data,
-    accuracy: what the manifest says of the export. extra: more files for the project (graph.json and the
-    like). Raises InputError for a folding that does not divide, UnsupportedError for codes or sums that no
-    C++ build can hold.
+    accuracy: what the manifest says of the export. extra: more files for the project. bound: graph.json,
+    from the manifest's digest, which it states. Raises InputError for a folding that does not divide,
+    UnsupportedError for codes or sums that no C++ build can hold.
     """
     verify(graph)
     _check_types(graph)
@@ -69,7 +70,7 @@ def emit(
         KERNELS[type(op)](net, op)
     set_depths(net.processes, net.streams)
     meta = {"fixed": fixed, "edge_fixed": edge_fixed, "round": round, "layers": list(layers)}
-    return _assemble(net, golden, meta, data or {}, accuracy or {}, extra or {}, (part, period_ns))
+    return _assemble(net, golden, meta, data or {}, accuracy or {}, extra or {}, bound, (part, period_ns))
 
 
 def _check_types(graph: Graph) -> None:
@@ -88,6 +89,7 @@ def _assemble(
     data: Mapping[str, Any],
     accuracy: Mapping[str, Any],
     extra: Mapping[str, bytes],
+    bound: Callable[[str], bytes] | None,
     target: tuple[str, str],
 ) -> Project:
     graph = net.graph
@@ -126,7 +128,7 @@ def _assemble(
     files |= _weights(net, constants)
     files |= _golden(net, golden)
     files |= extra
-    manifest = {
+    manifest: dict[str, Any] = {
         "hwq": __version__,
         "abi": ABI,
         "name": graph.name,
@@ -136,15 +138,23 @@ def _assemble(
         "ops": [
             {k: op[k] for k in ("name", "kind", "cname", "shape", "bits", "signed", "ctype")} for op in ops
         ],
-        "files": {name: hashlib.sha256(files[name]).hexdigest() for name in sorted(files)},
+        "files": {name: _sha256(files[name]) for name in sorted(files)},
         "constants": constants,
         "folding": {name: [f.pe, f.simd] for name, f in net.folding.items()},
         **meta,
         "data": dict(data),
         "accuracy": dict(accuracy),
     }
+    manifest["digest"] = manifest_digest(manifest)
+    if bound is not None:
+        files[GRAPH] = bound(manifest["digest"])
+        manifest["files"][GRAPH] = _sha256(files[GRAPH])
     files[MANIFEST] = (json.dumps(manifest, indent=1) + "\n").encode()
     return Project(files)
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _describe(net: Network, op: Op) -> dict[str, Any]:

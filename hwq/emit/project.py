@@ -9,11 +9,14 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hwq.errors import InputError, ToolError
-from hwq.files import read_json
+from hwq.files import json_digest, read_json
 
 MANIFEST = "project.json"
+GRAPH = "graph.json"
+"""The one file that states the manifest's digest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,15 @@ class Project:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
+
+
+def manifest_digest(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 of everything a manifest says, but `digest` itself and the SHA-256 of graph.json.
+
+    graph.json states the same digest: whoever changes one of the two files has to change the other.
+    """
+    files = {name: digest for name, digest in manifest["files"].items() if name != GRAPH}
+    return json_digest({**{k: v for k, v in manifest.items() if k != "digest"}, "files": files})
 
 
 def _check_target(folder: Path, replace: bool) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from hwq.errors import InputError
 from hwq.fixed import ConstantFormat, IntType, Rounding
 from hwq.ir import (
+    ChannelPad,
     Concat,
     Conv2d,
     Flatten,
@@ -21,8 +22,6 @@ from hwq.ir import (
     Linear,
     MaxPool,
     Op,
-    Pad,
-    Padding,
     Requant,
     Requantize,
     SumPool,
@@ -32,7 +31,7 @@ from hwq.ir import (
 )
 from hwq.lower.formats import Formats
 from hwq.lower.report import ConstantIssue, RealConstants, constant_issues
-from hwq.lower.values import Codes, Factor, Floats, Move, PadMove, Pending, Pixels, flat_order
+from hwq.lower.values import Codes, Factor, Floats, Move, Pending, Pixels, flat_order
 from hwq.quant.placing.patterns import matches, nothing_matches
 
 _AnyOp = TypeVar("_AnyOp", bound=Op)
@@ -182,13 +181,12 @@ class Builder:
             raise InputError(f"layer pattern '{pattern}' {nothing_matches(pattern, known)}")
 
     # -- ops that move codes
-    def move(self, codes: Codes, move: Move | PadMove) -> Codes:
-        """A max pool, a subsampling, a flatten or a padding of codes."""
-        if isinstance(move, PadMove):
-            return self._pad(codes, move)
+    def move(self, codes: Codes, move: Move) -> Codes:
+        """A max pool, a subsampling or a flatten of codes."""
         if move.kernel is None:
             return self.flatten(codes, move.name)
-        spec = replace(codes.spec, shape=move.moved(codes.shape))
+        size = pooled_size((codes.shape[0], codes.shape[1]), move.kernel, move.stride, move.padding)
+        spec = TensorSpec(shape=(*size, codes.shape[2]), type=codes.spec.type, scale=codes.spec.scale)
         op = MaxPool(
             name=self.name(move.name),
             inputs=(codes.op,),
@@ -207,16 +205,11 @@ class Builder:
         order = flat_order(codes.shape, codes.order)
         return Codes(op=op.name, spec=spec, factors=codes.factors, order=order)
 
-    def _pad(self, codes: Codes, move: PadMove) -> Codes:
-        spec = replace(codes.spec, shape=move.moved(codes.shape))
-        op = Pad(
-            name=self.name(move.name),
-            inputs=(codes.op,),
-            out=spec,
-            padding=move.padding,
-            before=move.before,
-            after=move.after,
-        )
+    def pad(self, codes: Codes, wanted: str, before: int, after: int) -> Codes:
+        h, w, channels = codes.shape
+        shape = (h, w, before + channels + after)
+        spec = TensorSpec(shape=shape, type=codes.spec.type, scale=codes.spec.scale)
+        op = ChannelPad(name=self.name(wanted), inputs=(codes.op,), out=spec, before=before, after=after)
         return Codes(op=self.add(op).name, spec=spec, factors=codes.factors)
 
     def concat(self, parts: Sequence[Codes], wanted: str) -> Codes:
@@ -238,7 +231,7 @@ class Builder:
         wanted: str,
         kernel: tuple[int, int],
         stride: tuple[int, int],
-        padding: Padding,
+        padding: tuple[int, int],
     ) -> SumPool:
         spec = self.ops[source].out
         size = pooled_size((spec.shape[0], spec.shape[1]), kernel, stride, padding)

@@ -1,12 +1,13 @@
-"""What stands in graph.json, version 2, and how it is checked while it is read.
+"""What stands in graph.json, version 1, and how it is checked while it is read.
 
-    {"format": "hwq.graph", "version": 2, "name": ..., "ops": [op, ...]}
+    {"format": "hwq.graph", "version": 1, "name": ..., "ops": [op, ...], "project": ..., "digest": ...}
     op: {"kind": class, "name", "inputs": [names], "out": {"shape", "type": "s8", "scale": number|null},
-         and the fields of its class; "padding": [top, bottom, left, right]}
+         and the fields of its class}
 
 Integer arrays lie in graph.safetensors under `<index of op>.<field>`, in the smallest signed integer
-type that holds them; here they are only implied. Reading raises `FormatError`, and nothing else, for
-any content. Version 1 (`hwq.serde.older`) is read as well.
+type that holds them; here they are only implied. `digest` and `project` are about the files and the
+project that they are part of, see `serde.files.Seal`; no graph depends on them. Reading raises
+`FormatError`, and nothing else, for any content.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import numpy.typing as npt
 from hwq.errors import HwqError
 from hwq.fixed import Constants, IntType, Rounding
 from hwq.ir import (
+    ChannelPad,
     Concat,
     Conv2d,
     Flatten,
@@ -32,17 +34,14 @@ from hwq.ir import (
     MaxPool,
     Op,
     Output,
-    Pad,
-    Padding,
     Requant,
     Requantize,
     SumPool,
     TensorSpec,
 )
-from hwq.serde.older import of_version_1
 
 FORMAT = "hwq.graph"
-VERSION = 2
+VERSION = 1
 
 MAX_SIZE = 1 << 31
 """Sizes, strides and counts beyond this are refused: no network has them, and no product overflows."""
@@ -61,9 +60,11 @@ class FormatError(Exception):
 
 KINDS: dict[str, type[Op]] = {
     kind.__name__: kind
-    for kind in (Input, Conv2d, Linear, Requantize, MaxPool, SumPool, Pad, Concat, Flatten, Output)
+    for kind in (Input, Conv2d, Linear, Requantize, MaxPool, SumPool, ChannelPad, Concat, Flatten, Output)
 }
 _COMMON = {"name", "inputs", "out"}
+_DOCUMENT = {"format", "version", "name", "ops"}
+_SEAL = {"project", "digest"}
 
 
 # -- writing
@@ -94,8 +95,6 @@ def _encode_op(op: Op, key: str, arrays: dict[str, npt.NDArray[Any]]) -> dict[st
                 out[field.name] = _encode_requant(value, f"{key}.{field.name}", arrays)
             case IntType():
                 out[field.name] = str(value)
-            case Padding():
-                out[field.name] = list(value.sides)
             case tuple():
                 out[field.name] = list(value)
             case int():
@@ -139,13 +138,10 @@ def decode(document: object, arrays: Arrays) -> Graph:
     fields = _mapping(document, "the document")
     if fields.get("format") != FORMAT:
         raise FormatError("not a graph of hwq")
-    version = fields.get("version")
-    if type(version) is not int or not 1 <= version <= VERSION:
-        raise FormatError(f"format version {version!r:.40}; this hwq reads versions 1..{VERSION}")
-    _keys(fields, {"format", "version", "name", "ops"}, "the document")
+    if fields.get("version") != VERSION:
+        raise FormatError(f"format version {fields.get('version')!r:.40}; this hwq reads version {VERSION}")
+    _keys({k: v for k, v in fields.items() if k not in _SEAL}, _DOCUMENT, "the document")
     ops = _list(fields["ops"], "ops")
-    if version == 1:
-        ops = [of_version_1(op) for op in ops]
     reader = _Arrays(arrays)
     graph = Graph(
         name=_text(fields["name"], "name"),
@@ -203,10 +199,7 @@ def _decode_op(value: object, index: int, arrays: _Arrays) -> Op:
             case "Requant":
                 made[field.name] = _decode_requant(fields[field.name], f"{index}.{field.name}", spot, arrays)
             case "tuple[int, int]":
-                made[field.name] = _integers(fields[field.name], 2, spot)
-            case "Padding":
-                top, bottom, left, right = _integers(fields[field.name], 4, spot)
-                made[field.name] = Padding(top=top, bottom=bottom, left=left, right=right)
+                made[field.name] = _pair(fields[field.name], spot)
             case _:  # the only other kind of field is an array
                 made[field.name] = _weight(arrays.take(f"{index}.{field.name}"), kind, spot)
     return kind(**made)
@@ -315,11 +308,11 @@ def _integer(value: object, where: str) -> int:
     return value
 
 
-def _integers(value: object, count: int, where: str) -> tuple[int, ...]:
-    numbers = tuple(_integer(n, where) for n in _list(value, where))
-    if len(numbers) != count:
-        raise FormatError(f"{where} must be {count} integers")
-    return numbers
+def _pair(value: object, where: str) -> tuple[int, int]:
+    numbers = [_integer(n, where) for n in _list(value, where)]
+    if len(numbers) != 2:
+        raise FormatError(f"{where} must be two integers")
+    return numbers[0], numbers[1]
 
 
 def _type(value: object, where: str) -> IntType:

@@ -16,6 +16,7 @@ from hwq.emit import Project, emit
 from hwq.emit.render import environment
 from hwq.errors import InputError, ToolError, UnsupportedError
 from hwq.fixed import FixedType, LiteralFormat
+from hwq.serde import dump
 from tests.emit.conftest import Maker, every_op, residual
 
 
@@ -117,7 +118,7 @@ def test_read_only_parent(tmp_path: Path) -> None:
 
 def test_manifest(tmp_path: Path) -> None:
     graph = every_op()
-    project = emit(graph, fixed="16,auto", extra={"graph.json": b"{}"})
+    project = emit(graph, fixed="16,auto", bound=lambda digest: dump(graph, digest)["graph.json"])
     raw = json.loads(project.files["project.json"])
     assert raw["abi"] == 1
     assert [op["name"] for op in raw["ops"]] == [op.name for op in graph]
@@ -127,6 +128,7 @@ def test_manifest(tmp_path: Path) -> None:
     assert raw["constants"]["firmware/ops/stem_act.h"] == "stem.act"
     assert raw["constants"]["weights/stem.weight.npy"] == "stem"
     assert set(raw["constants"]) <= set(raw["files"])
+    assert json.loads(project.files["graph.json"])["project"] == raw["digest"]
     project.write(tmp_path / "out")
     assert read_manifest(tmp_path / "out").edits() == []
 
