@@ -1,4 +1,4 @@
-// Processes that move codes and compute nothing: fork, width adapter, channel padding, concatenation.
+// Processes that move codes and compute nothing: fork, width adapter, concatenation.
 #ifndef HWQ_ROUTE_H
 #define HWQ_ROUTE_H
 
@@ -33,38 +33,6 @@ void adapt(stream<word<T, IN> > &in, stream<word<T, OUT> > &out) {
       }
     }
     for (int i = 0; i < BLOCK / OUT; ++i) {
-      HWQ_PIPELINE
-      word<T, OUT> y;
-      HWQ_PACK(y)
-      for (int l = 0; l < OUT; ++l) {
-        HWQ_UNROLL
-        y.v[l] = held[i * OUT + l];
-      }
-      out.write(y);
-    }
-  }
-}
-
-// BEFORE and AFTER channels of code 0 around each pixel's CHANNELS.
-template <int PIXELS, int BEFORE, int CHANNELS, int AFTER, class T, int IN, int OUT>
-void channel_pad(stream<word<T, IN> > &in, stream<word<T, OUT> > &out) {
-  const int total = BEFORE + CHANNELS + AFTER;
-  T held[total];
-  HWQ_REGISTERS(held, 1)
-  for (int c = 0; c < total; ++c) {
-    HWQ_UNROLL
-    held[c] = 0;
-  }
-  for (int p = 0; p < PIXELS; ++p) {
-    for (int i = 0; i < CHANNELS / IN; ++i) {
-      HWQ_PIPELINE
-      const word<T, IN> x = in.read();
-      for (int l = 0; l < IN; ++l) {
-        HWQ_UNROLL
-        held[BEFORE + i * IN + l] = x.v[l];
-      }
-    }
-    for (int i = 0; i < total / OUT; ++i) {
       HWQ_PIPELINE
       word<T, OUT> y;
       HWQ_PACK(y)

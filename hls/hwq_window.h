@@ -8,8 +8,9 @@
 
 namespace hwq {
 
-// CFG: in_t; height, width, channels; kernel_h/_w, stride_h/_w, pad_h/_w, dilation_h/_w; lanes
-// (divides channels); block: elements of an output word, a multiple of lanes; channel_major; fill().
+// CFG: in_t; height, width, channels; kernel_h/_w, stride_h/_w, dilation_h/_w;
+// pad_top, pad_bottom, pad_left, pad_right; lanes (divides channels); block: elements of an output word, a
+// multiple of lanes; channel_major; fill().
 // Padding is stored like pixels, with the value fill(). The buffer is a circle of
 // dilation_h * (kernel_h - 1) + 1 padded rows, one word wide: one read or write a cycle.
 // An output pixel's words leave in the order
@@ -21,8 +22,8 @@ template <class CFG> struct window_unit {
   typedef word<in_t, CFG::block> out_word;
 
   static const int folds = CFG::channels / CFG::lanes;
-  static const int padded_h = CFG::height + 2 * CFG::pad_h;
-  static const int padded_w = CFG::width + 2 * CFG::pad_w;
+  static const int padded_h = CFG::pad_top + CFG::height + CFG::pad_bottom;
+  static const int padded_w = CFG::pad_left + CFG::width + CFG::pad_right;
   static const int reach_h = CFG::dilation_h * (CFG::kernel_h - 1);
   static const int reach_w = CFG::dilation_w * (CFG::kernel_w - 1);
   static const int rows = reach_h + 1;
@@ -72,11 +73,11 @@ template <class CFG> struct window_unit {
     int slot = 0;
     int phase_y = 0;
     for (int y = 0; y < padded_h; ++y) {
-      const bool inside_y = y >= CFG::pad_h && y < CFG::pad_h + CFG::height;
+      const bool inside_y = y >= CFG::pad_top && y < CFG::pad_top + CFG::height;
       const int oldest = slot == rows - 1 ? 0 : slot + 1;
       int phase_x = 0;
       for (int x = 0; x < padded_w; ++x) {
-        const bool inside = inside_y && x >= CFG::pad_w && x < CFG::pad_w + CFG::width;
+        const bool inside = inside_y && x >= CFG::pad_left && x < CFG::pad_left + CFG::width;
         for (int f = 0; f < folds; ++f) {
           HWQ_PIPELINE
           in_word value;

@@ -27,7 +27,6 @@ from hwq.fixed import (
     ShiftFormat,
 )
 from hwq.ir import (
-    ChannelPad,
     Concat,
     Conv2d,
     Flatten,
@@ -37,6 +36,8 @@ from hwq.ir import (
     MaxPool,
     Op,
     Output,
+    Pad,
+    Padding,
     Requant,
     Requantize,
     SumPool,
@@ -93,6 +94,12 @@ class DrawnSource:
 
     def choice(self, options: Sequence[_T]) -> _T:
         return options[self.integer(0, len(options) - 1)]
+
+
+def _padding(sides: Sequence[tuple[int, int]]) -> Padding:
+    """From (top, bottom), (left, right)."""
+    (top, bottom), (left, right) = sides
+    return Padding(top=top, bottom=bottom, left=left, right=right)
 
 
 class GraphMaker:
@@ -271,29 +278,32 @@ class GraphMaker:
             outs = groups * self.source.integer(1, max(1, 8 // groups))
         elif outs % groups:
             groups = 1
-        kernel, stride, padding, dilation = [1, 1], [1, 1], [0, 0], [1, 1]
+        kernel, stride, dilation = [1, 1], [1, 1], [1, 1]
+        sides = [(0, 0), (0, 0)]
         for axis, n in enumerate((h, w)):
             if same_size:
-                half = self.source.integer(0, 2)
+                kernel[axis] = self.source.integer(1, 5)
                 dilation[axis] = self.source.choice([1, 1, 2])
-                kernel[axis], padding[axis] = 2 * half + 1, half * dilation[axis]
+                reach = dilation[axis] * (kernel[axis] - 1)
+                before = reach // 2 if self.often(70) else self.source.integer(0, reach)
+                sides[axis] = before, reach - before
                 continue
             kernel[axis] = self.source.choice([1, 2, 3, 3, 4, 5])
             dilation[axis] = self.source.choice([1, 1, 1, 2, 3])
             reach = dilation[axis] * (kernel[axis] - 1)
-            padding[axis] = self.source.integer(0, min(reach, 4) + self.often(10))
+            sides[axis] = self._sides(min(reach, 4) + self.often(10))
             stride[axis] = self.source.choice([1, 1, 2, 3])
-            if reach >= n + 2 * padding[axis]:
+            if reach >= n + sum(sides[axis]):
                 kernel[axis] = dilation[axis] = 1
         kh, kw = kernel
         weight_type = self._weight_type()
         weight = self._weights((outs, kh, kw, channels // groups), weight_type)
         pairs = {
             "stride": (stride[0], stride[1]),
-            "padding": (padding[0], padding[1]),
             "dilation": (dilation[0], dilation[1]),
         }
-        size = pooled_size((h, w), (kh, kw), pairs["stride"], pairs["padding"], pairs["dilation"])
+        padding = _padding(sides)
+        size = pooled_size((h, w), (kh, kw), pairs["stride"], padding, pairs["dilation"])
         if size[0] * size[1] * outs > MAX_SIZE:
             return None
         kind = accumulator_type(weight, op.out.type)
@@ -309,6 +319,7 @@ class GraphMaker:
                 weight=weight,
                 weight_type=weight_type,
                 groups=groups,
+                padding=padding,
                 **pairs,
             )
         )
@@ -327,14 +338,15 @@ class GraphMaker:
 
     def pool(self, op: Op, *, total: bool) -> Op:
         h, w, channels = op.out.shape
-        kernel, stride, padding = [1, 1], [1, 1], [0, 0]
+        kernel, stride, sides = [1, 1], [1, 1], [(0, 0), (0, 0)]
         for axis, n in enumerate((h, w)):
             kernel[axis] = self.source.integer(1, min(n, 5))
             if total and self.often(40):
                 kernel[axis] = n  # global
-            padding[axis] = self.source.integer(0, kernel[axis] // 2)
+            sides[axis] = self._sides(kernel[axis] - 1 if self.often(20) else kernel[axis] // 2)
             stride[axis] = self.source.integer(1, 3)
-        k, s, p = ((v[0], v[1]) for v in (kernel, stride, padding))
+        k, s = ((v[0], v[1]) for v in (kernel, stride))
+        p = _padding(sides)
         shape = (*pooled_size((h, w), k, s, p), channels)
         source = op.out.type
         if not total:
@@ -347,12 +359,32 @@ class GraphMaker:
         name = self.fresh("sumpool")
         return self.add(SumPool(name=name, inputs=(op.name,), out=spec, kernel=k, stride=s, padding=p))
 
-    def channel_pad(self, op: Op) -> Op:
-        before, after = self.source.integer(0, 3), self.source.integer(0, 3)
+    def _sides(self, most: int) -> tuple[int, int]:
+        """Padding before and after a map along one axis, often alike."""
+        before = self.source.integer(0, most)
+        return before, before if self.often(50) else self.source.integer(0, most)
+
+    def pad(self, op: Op) -> Op | None:
+        """In space, in channels or both."""
         h, w, channels = op.out.shape
-        spec = TensorSpec(shape=(h, w, before + channels + after), type=op.out.type, scale=op.out.scale)
-        name = self.fresh("pad")
-        return self.add(ChannelPad(name=name, inputs=(op.name,), out=spec, before=before, after=after))
+        padding, before, after = Padding(), 0, 0
+        if self.often(60):
+            padding = _padding([self._sides(3), self._sides(3)])
+        if not padding or self.often(40):
+            before, after = self._sides(3)
+        shape = (*padding.padded((h, w)), before + channels + after)
+        if shape[0] * shape[1] * shape[2] > MAX_SIZE:
+            return None
+        return self.add(
+            Pad(
+                name=self.fresh("pad"),
+                inputs=(op.name,),
+                out=dataclasses.replace(op.out, shape=shape),
+                padding=padding,
+                before=before,
+                after=after,
+            )
+        )
 
     def concat(self, inputs: Sequence[Op]) -> Op:
         first = inputs[0].out
@@ -423,10 +455,23 @@ class GraphMaker:
         if total and self.often(60):
             self.requantize([made])
 
-    def step_channel_pad(self) -> None:
+    def step_pad(self) -> None:
+        """Alone, or before what could pad itself."""
         op = self.pick(lambda o: len(o.out.shape) == 3 and o.out.size <= MAX_SIZE // 2)
-        if op is not None:
-            self.channel_pad(op)
+        made = None if op is None else self.pad(op)
+        if made is None:
+            return
+        match self.source.integer(0, 3):
+            case 0 if self._feeds_conv(made):
+                sums = self.conv(made)
+            case 1 if made.out.type.bits <= MAX_BITS - 6:
+                sums = self.pool(made, total=True)
+            case 2:
+                sums = self.pool(made, total=False)
+            case _:
+                return
+        if sums is not None and not isinstance(sums, MaxPool):
+            self.requantize([sums])
 
     def step_flatten(self) -> None:
         op = self.pick(lambda o: len(o.out.shape) == 3 or not isinstance(o, Linear))
@@ -444,7 +489,7 @@ class GraphMaker:
 
     def _producer(self, op: Op) -> Op:
         """What computed the codes that shape-only ops pass on."""
-        while isinstance(op, Flatten | ChannelPad | Concat | MaxPool):
+        while isinstance(op, Flatten | Pad | Concat | MaxPool):
             op = next(o for o in self.ops if o.name == op.inputs[0])
         return op
 
@@ -473,7 +518,7 @@ STEPS = (
     GraphMaker.step_concat,
     GraphMaker.step_pool,
     GraphMaker.step_pool,
-    GraphMaker.step_channel_pad,
+    GraphMaker.step_pad,
     GraphMaker.step_flatten,
 )
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import gcd
 from typing import Any
 
 from hwq.emit.folding import divisors, is_depthwise
 from hwq.emit.plan import Config, Lanes, Network, OpHeader, Step, Stream, Table, element, pick, pixels
 from hwq.emit.rescale import requantize
-from hwq.emit.tables import code_ctype, literal, matrix
+from hwq.emit.tables import code_ctype, matrix
+from hwq.emit.windows import Geometry, map_sizes, pad_sizes, pad_steps, slide
 from hwq.ir import (
-    ChannelPad,
     Concat,
     Conv2d,
     Flatten,
@@ -21,13 +20,13 @@ from hwq.ir import (
     MaxPool,
     Op,
     Output,
+    Pad,
     Requantize,
     SumPool,
 )
 
 _PIXEL_LANES = 8
 """The input port carries at most this many 8-bit channels a word."""
-Pair = tuple[int, int]
 
 
 def _kernel_input(net: Network, op: Input) -> None:
@@ -59,81 +58,6 @@ def _kernel_flatten(net: Network, op: Flatten) -> None:
     net.publish(op, net.take(op.inputs[0]))
 
 
-@dataclass(frozen=True, slots=True)
-class _Geometry:
-    """A sliding window: (vertical, horizontal) pairs."""
-
-    kernel: Pair
-    stride: Pair
-    padding: Pair
-    dilation: Pair = (1, 1)
-
-    @property
-    def taps(self) -> int:
-        return self.kernel[0] * self.kernel[1]
-
-    @property
-    def plain(self) -> bool:
-        """The window is the pixel itself."""
-        return self.kernel == (1, 1) and self.stride == (1, 1) and self.padding == (0, 0)
-
-
-def _window_steps(
-    source: Stream, target: Stream, shape: tuple[int, ...], geometry: _Geometry
-) -> list[tuple[int, tuple[Step, ...]]]:
-    """Reads and writes of the window process, pixel by pixel."""
-    read: Step = (((source, 1),), ())
-    write: Step = ((), (target,))
-    padding, stride = geometry.padding, geometry.stride
-    reach = [d * (k - 1) for d, k in zip(geometry.dilation, geometry.kernel, strict=True)]
-    steps: list[tuple[int, tuple[Step, ...]]] = []
-    for y in range(shape[0] + 2 * padding[0]):
-        row: list[Step] = []
-        for x in range(shape[1] + 2 * padding[1]):
-            if 0 <= y - padding[0] < shape[0] and 0 <= x - padding[1] < shape[1]:
-                row.append(read)
-            ends = (y - reach[0], x - reach[1])
-            if all(e >= 0 and e % s == 0 for e, s in zip(ends, stride, strict=True)):
-                row.append(write)
-        steps.append((1, tuple(row)))
-    return steps
-
-
-def _slide(
-    net: Network, op: Op, source: Stream, geometry: _Geometry, block: Lanes, *, channel_major: bool, fill: int
-) -> tuple[Stream, Config]:
-    """The window process before an op: what it writes, and its configuration."""
-    cname, spec = net.cnames[op.name], net.graph[op.inputs[0]].out
-    size = pixels(op.out) * geometry.taps * spec.channels
-    fed = net.stream(f"w_{cname}", spec.type, block, size, pixels(op.out))
-    thins = geometry.kernel == (1, 1)
-    fed.inner = not thins
-    values = {"height": spec.shape[0], "width": spec.shape[1], "channels": spec.shape[2]}
-    pairs = {
-        "kernel": geometry.kernel,
-        "stride": geometry.stride,
-        "pad": geometry.padding,
-        "dilation": geometry.dilation,
-    }
-    for key, (vertical, horizontal) in pairs.items():
-        values |= {f"{key}_h": vertical, f"{key}_w": horizontal}
-    config = Config(
-        name=f"window_{cname}",
-        types={"in_t": source.element},
-        values={
-            **{key: str(value) for key, value in values.items()},
-            "lanes": str(source.lanes),
-            "block": str(block),
-            "channel_major": "1" if channel_major else "0",
-        },
-        bounds={"fill": literal(fill)},
-    )
-    steps = _window_steps(source, fed, spec.shape, geometry)
-    call = f"hwq::window<{config.name}>({source.name}, {fed.name});"
-    net.process(call, (source,), (fed,), *steps, thins=thins)
-    return fed, config
-
-
 def _weights(net: Network, op: Conv2d | Linear) -> Table:
     flat = op.weight.reshape(op.weight.shape[0], -1)
     net.raw[f"{net.cnames[op.name]}.weight"] = op.weight
@@ -148,7 +72,7 @@ def _weights(net: Network, op: Conv2d | Linear) -> Table:
 
 def _kernel_conv(net: Network, op: Conv2d) -> None:
     fold, channels = net.folding[op.name], net.graph[op.inputs[0]].out.channels
-    geometry = _Geometry(op.kernel, op.stride, op.padding, op.dilation)
+    geometry = Geometry(op.kernel, op.stride, op.padding, op.dilation)
     outs, depthwise = int(op.weight.shape[0]), is_depthwise(op)
     kind = "depthwise" if depthwise else "dense" if op.groups == 1 else "grouped"
     lanes = Lanes(fold.pe if depthwise else fold.simd, channels)
@@ -157,7 +81,7 @@ def _kernel_conv(net: Network, op: Conv2d) -> None:
         if not depthwise:
             # one word of the native build holds a whole window: its dot products are as long as can be
             block = Lanes(lanes.folded, geometry.taps * channels)
-        fed, window = _slide(net, op, fed, geometry, block, channel_major=depthwise, fill=0)
+        fed, window = slide(net, op, fed, geometry, block, channel_major=depthwise, fill=0)
         configs.append(window)
     out = net.output_stream(op, Lanes(fold.pe, outs))
     sizes = {"pixels": pixels(op.out), "outputs": outs, "inputs": int(op.weight[0].size)}
@@ -238,9 +162,9 @@ def _kernel_pool(net: Network, op: MaxPool | SumPool) -> None:
     cname = net.cnames[op.name]
     source = net.take(op.inputs[0])
     lanes, largest = source.lanes, isinstance(op, MaxPool)
-    geometry = _Geometry(op.kernel, op.stride, op.padding)
+    geometry = Geometry(op.kernel, op.stride, op.padding)
     fill = source.type.lo if largest else 0
-    fed, window = _slide(net, op, source, geometry, lanes, channel_major=True, fill=fill)
+    fed, window = slide(net, op, source, geometry, lanes, channel_major=True, fill=fill)
     out = net.output_stream(op, lanes)
     config = Config(
         name=f"cfg_{cname}",
@@ -266,12 +190,23 @@ def _kernel_pool(net: Network, op: MaxPool | SumPool) -> None:
     net.publish(op, out)
 
 
-def _kernel_channel_pad(net: Network, op: ChannelPad) -> None:
-    source = net.take(op.inputs[0])
-    channels, total = source.size // pixels(op.out), op.out.channels
-    out = net.output_stream(op, Lanes(gcd(source.lanes.folded, total), total))
-    sizes = f"{pixels(op.out)}, {op.before}, {channels}, {op.after}"
-    net.process(f"hwq::channel_pad<{sizes}>({source.name}, {out.name});", (source,), (out,))
+def _kernel_pad(net: Network, op: Pad) -> None:
+    cname, spec = net.cnames[op.name], net.graph[op.inputs[0]].out
+    given = net.peek(op.inputs[0]).lanes
+    lanes = Lanes(gcd(given.folded, op.before, op.after), gcd(given.native, op.before, op.after))
+    source = net.take(op.inputs[0], lanes)
+    out = net.output_stream(op, lanes)
+    sizes = map_sizes(spec) | pad_sizes(op.padding) | {"before": op.before, "after": op.after}
+    config = Config(
+        name=f"cfg_{cname}",
+        types={"in_t": source.element},
+        values={**{key: str(size) for key, size in sizes.items()}, "lanes": str(lanes)},
+    )
+    steps = pad_steps(source, out, spec, op.padding)
+    net.process(f"hwq::pad<{config.name}>({source.name}, {out.name});", (source,), (out,), *steps)
+    net.headers.append(
+        OpHeader(op=op.name, cname=cname, kind="Pad", includes=("hwq_pad.h",), configs=(config,), tables=())
+    )
     net.publish(op, out)
 
 
@@ -303,7 +238,7 @@ KERNELS: dict[type[Op], Callable[[Network, Any], None]] = {
     Requantize: requantize,
     MaxPool: _kernel_pool,
     SumPool: _kernel_pool,
-    ChannelPad: _kernel_channel_pad,
+    Pad: _kernel_pad,
     Concat: _kernel_concat,
     Flatten: _kernel_flatten,
     Output: _kernel_output,

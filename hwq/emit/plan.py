@@ -222,9 +222,16 @@ def pixels(spec: TensorSpec) -> int:
 
 
 def _aligned(reads: tuple[Stream, ...], writes: tuple[Stream, ...]) -> tuple[int, tuple[Step, ...]]:
-    """A process that passes codes on: as many steps as the coarsest stream has tokens."""
+    """A process that passes codes on: as many steps as the coarsest stream has tokens.
+
+    Several inputs are popped together; one alone is read word by word, and never has to wait as a whole.
+    """
     every = (*reads, *writes)
     count = int(np.gcd.reduce([s.tokens for s in every]))
     takes = tuple((s, s.tokens // count) for s in reads)
     puts = tuple(s for s in writes for _ in range(s.tokens // count))
-    return count, ((takes, puts),)
+    if len(reads) > 1:
+        return count, ((takes, puts),)
+    (source, share), *_ = takes
+    read: Step = (((source, 1),), ())
+    return count, (*[read] * (share - 1), (((source, 1),), puts))

@@ -16,7 +16,6 @@ import numpy.typing as npt
 
 from hwq.errors import ToolError
 from hwq.ir import (
-    ChannelPad,
     Concat,
     Conv2d,
     Flatten,
@@ -26,6 +25,7 @@ from hwq.ir import (
     MaxPool,
     Op,
     Output,
+    Pad,
     Requantize,
     SumPool,
 )
@@ -95,11 +95,10 @@ def choose(
     for op in graph:
         if storage_dtype(op.out.type).hasobject:
             raise _too_wide(op, f"its type {op.out.type} passes 64 bits")
-        _check_geometry(op, [graph[name] for name in op.inputs])
         sources = [choices[name] for name in op.inputs]
         positive[op.name] = _never_negative(op, [positive[name] for name in op.inputs])
         bound = paths[op.name].bound
-        if isinstance(op, MaxPool | Flatten | Output | ChannelPad):
+        if isinstance(op, MaxPool | Flatten | Output | Pad):
             stored = sources[0].stored  # the same codes, or the very same memory
         else:
             stored = _stored(op, bound, positive[op.name])
@@ -110,18 +109,6 @@ def choose(
             method, cut = _requant_method(op, [s.bound for s in sources], stored, allowed)
         choices[op.name] = Choice(method=method, stored=stored, bound=bound, cut=cut)
     return choices
-
-
-def _check_geometry(op: Op, sources: list[Op]) -> None:
-    """The C++ counts bytes in 64 bits and windows in 32: legal graphs can pass both, useful ones do not."""
-    if isinstance(op, Conv2d | MaxPool | SumPool):
-        (h, w, c), (ph, pw) = sources[0].out.shape, op.padding
-        dilation = op.dilation if isinstance(op, Conv2d) else (1, 1)
-        fields = (*op.kernel, *op.stride, *op.padding, *dilation)
-        if max(fields) >= 1 << 31 or (h + 2 * ph) * (w + 2 * pw) * c >= 1 << 31:
-            raise _too_wide(op, f"its padded input is {h + 2 * ph}x{w + 2 * pw}x{c}, kernel {op.kernel}")
-    if op.out.size >= 1 << 31:
-        raise _too_wide(op, f"its output has {op.out.size} values")
 
 
 def _never_negative(op: Op, sources: list[bool]) -> bool:

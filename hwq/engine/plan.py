@@ -14,7 +14,6 @@ import numpy.typing as npt
 from hwq.engine import pack
 from hwq.engine.methods import Choice, Method, Stored
 from hwq.ir import (
-    ChannelPad,
     Concat,
     Conv2d,
     Flatten,
@@ -24,12 +23,13 @@ from hwq.ir import (
     MaxPool,
     Op,
     Output,
+    Pad,
     Requantize,
     SumPool,
 )
 from hwq.simulate import storage_dtype
 
-ABI = 3
+ABI = 4
 """Of `Op`, `Audit` and the packed layouts; sim/engine/engine.cpp states the same."""
 
 
@@ -42,7 +42,7 @@ class Kind(IntEnum):
     REQUANT = 3
     MAX_POOL = 4
     SUM_POOL = 5
-    CHANNEL_PAD = 6
+    PAD = 6
     CONCAT = 7
     ALIAS = 8
 
@@ -54,7 +54,7 @@ KINDS: dict[type[Op], Kind] = {
     Requantize: Kind.REQUANT,
     MaxPool: Kind.MAX_POOL,
     SumPool: Kind.SUM_POOL,
-    ChannelPad: Kind.CHANNEL_PAD,
+    Pad: Kind.PAD,
     Concat: Kind.CONCAT,
     Flatten: Kind.ALIAS,
     Output: Kind.ALIAS,
@@ -74,7 +74,7 @@ class EngineOp(ctypes.Structure):
         ("shape", ctypes.c_int32 * 3),
         ("kernel", _Pair),
         ("stride", _Pair),
-        ("padding", _Pair),
+        ("padding", ctypes.c_int32 * 4),
         ("dilation", _Pair),
         ("groups", ctypes.c_int32),
         ("readers", ctypes.c_int32),
@@ -167,10 +167,12 @@ class Plan:
         into.groups = 1
         into.dilation[:] = into.stride[:] = into.kernel[:] = (1, 1)
         if isinstance(op, Conv2d | MaxPool | SumPool):
-            into.kernel[:], into.stride[:], into.padding[:] = op.kernel, op.stride, op.padding
+            into.kernel[:], into.stride[:] = op.kernel, op.stride
+        if isinstance(op, Conv2d | MaxPool | SumPool | Pad):
+            into.padding[:] = op.padding.sides
         if isinstance(op, Conv2d):
             into.dilation[:], into.groups = op.dilation, op.groups
-        if isinstance(op, ChannelPad):
+        if isinstance(op, Pad):
             into.before = op.before
         into.readers = len(graph.consumers[op.name])
         into.kept_bytes = storage_dtype(op.out.type).itemsize

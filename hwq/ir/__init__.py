@@ -2,7 +2,6 @@
 
 from hwq.ir.graph import Graph
 from hwq.ir.ops import (
-    ChannelPad,
     Concat,
     Conv2d,
     Flatten,
@@ -11,18 +10,19 @@ from hwq.ir.ops import (
     MaxPool,
     Op,
     Output,
+    Pad,
     Requantize,
     SumPool,
     TensorSpec,
-    pooled_size,
 )
+from hwq.ir.padding import NO_PADDING, Padding, pooled_size
 from hwq.ir.requant import Alignment, Requant
 from hwq.ir.verify import verify
 from hwq.ir.widths import accumulator_bound, accumulator_type, magnitude, requant_sum_bits
 
 __all__ = [
+    "NO_PADDING",
     "Alignment",
-    "ChannelPad",
     "Concat",
     "Conv2d",
     "Flatten",
@@ -32,6 +32,8 @@ __all__ = [
     "MaxPool",
     "Op",
     "Output",
+    "Pad",
+    "Padding",
     "Requant",
     "Requantize",
     "SumPool",

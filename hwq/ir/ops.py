@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hwq.fixed import IntType
+from hwq.ir.padding import NO_PADDING, Padding
 from hwq.ir.requant import Requant
 
 
@@ -36,21 +37,6 @@ class TensorSpec:
         return int(np.prod(self.shape))
 
 
-def pooled_size(
-    size: tuple[int, int],
-    kernel: tuple[int, int],
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int] = (1, 1),
-) -> tuple[int, int]:
-    """(H, W) after a sliding window: floor((n + 2p - d(k-1) - 1) / s) + 1 each."""
-    h, w = (
-        (n + 2 * p - d * (k - 1) - 1) // s + 1
-        for n, k, s, p, d in zip(size, kernel, stride, padding, dilation, strict=True)
-    )
-    return h, w
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Op:
     """A node: `name` is unique in the graph, `inputs` name earlier ops, `out` is what it yields."""
@@ -67,17 +53,17 @@ class Input(Op):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Conv2d(Op):
-    """Exact convolution: acc[y,x,o] = sum_{i,j,c} w[o,i,j,c] * q[y*s + i*d - p, x*s + j*d - p, g*G + c].
+    """Exact convolution: acc[y,x,o] = sum_{i,j,c} w[o,i,j,c] * q[y*s + i*d - top, x*s + j*d - left, g*G + c].
 
-    weight: (O, KH, KW, C/groups), g = o // (O/groups), G = C/groups; codes of `weight_type`. Zero
-    padding is code 0. (vertical, horizontal) pairs. out: (OH, OW, O), an accumulator type that holds
-    every partial sum (numerics, section 4).
+    weight: (O, KH, KW, C/groups), g = o // (O/groups), G = C/groups; codes of `weight_type`. q outside the
+    map is code 0; a side may have more padding than the kernel reaches. s, d: (vertical, horizontal) pairs.
+    out: (OH, OW, O), an accumulator type that holds every partial sum (numerics, section 4).
     """
 
     weight: npt.NDArray[np.int64]
     weight_type: IntType
     stride: tuple[int, int] = (1, 1)
-    padding: tuple[int, int] = (0, 0)
+    padding: Padding = NO_PADDING
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
 
@@ -117,32 +103,38 @@ class Requantize(Op):
 class MaxPool(Op):
     """Largest code of each window; padding never wins. A 1x1 kernel with a stride subsamples.
 
-    Padding is at most half the kernel. out: same type and scale.
+    No side has as much padding as the kernel has rows or columns: every window has a code of the map.
+    out: same type and scale.
     """
 
     kernel: tuple[int, int]
     stride: tuple[int, int]
-    padding: tuple[int, int] = (0, 0)
+    padding: Padding = NO_PADDING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SumPool(Op):
     """Exact sum of each window, padding adds 0; the 1/area of an average stands in the next Requantize.
 
-    out: a type that holds area * max|q|, scale None.
+    Padding as of `MaxPool`. out: a type that holds area * max|q|, scale None.
     """
 
     kernel: tuple[int, int]
     stride: tuple[int, int]
-    padding: tuple[int, int] = (0, 0)
+    padding: Padding = NO_PADDING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ChannelPad(Op):
-    """`before` and `after` channels of code 0 around the input's (the option-A shortcut)."""
+class Pad(Op):
+    """Code 0 around the input, in space and in channels.
 
-    before: int
-    after: int
+    y[top + i, left + j, before + c] = q[i, j, c], every other code is 0. out: (top + H + bottom,
+    left + W + right, before + C + after), same type and scale.
+    """
+
+    padding: Padding = NO_PADDING
+    before: int = 0
+    after: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

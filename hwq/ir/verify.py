@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,6 @@ from hwq.errors import VerifyError
 from hwq.fixed import MAX_WIDTH, Constants, IntType, Rounding
 from hwq.ir.graph import Graph
 from hwq.ir.ops import (
-    ChannelPad,
     Concat,
     Conv2d,
     Flatten,
@@ -20,12 +20,16 @@ from hwq.ir.ops import (
     MaxPool,
     Op,
     Output,
+    Pad,
     Requantize,
     SumPool,
     TensorSpec,
-    pooled_size,
 )
+from hwq.ir.padding import MAX_PADDING, Padding, pooled_size
 from hwq.ir.widths import accumulator_type, magnitude
+
+MAX_CODES = 1 << 26
+"""Of one tensor, or of a map with its padding: a gigabyte in no simulator, and no count passes 31 bits."""
 
 _Rule = Callable[[Any, tuple[TensorSpec, ...]], "str | None"]
 
@@ -65,8 +69,14 @@ def _expect(what: str, got: object, want: object) -> str | None:
 
 def _positive_shape(op: Op, specs: tuple[TensorSpec, ...]) -> str | None:
     shape = op.out.shape
-    ok = len(shape) in (1, 3) and all(n >= 1 for n in shape)
-    return None if ok else f"shape {shape} is neither (H, W, C) nor (N,) of positive sizes"
+    if len(shape) not in (1, 3) or min(shape) < 1:
+        return f"shape {shape} is neither (H, W, C) nor (N,) of positive sizes"
+    return _sensible(f"shape {shape}", shape)
+
+
+def _sensible(what: str, shape: tuple[int, ...]) -> str | None:
+    count = math.prod(shape)
+    return None if count <= MAX_CODES else f"{what} has {count:,} codes; a tensor has {MAX_CODES:,} at most"
 
 
 def _is_map(op: Op, specs: tuple[TensorSpec, ...]) -> str | None:
@@ -83,27 +93,33 @@ def _codes(weight: np.ndarray[Any, Any], kind: IntType) -> str | None:
     return None if inside else f"weights {lo}..{hi} leave {kind} ({kind.lo}..{kind.hi})"
 
 
-def _window(
-    kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int] = (1, 1)
-) -> str | None:
-    ok = min(*kernel, *stride, *dilation) >= 1
-    return None if ok else f"kernel {kernel}, stride {stride}, dilation {dilation} must be positive"
+def _window(op: Conv2d | MaxPool | SumPool, spec: TensorSpec, channels: int) -> str | None:
+    """Of a sliding window over `spec` that yields `channels`."""
+    dilation = op.dilation if isinstance(op, Conv2d) else (1, 1)
+    steps = (*op.kernel, *op.stride, *dilation)
+    if min(steps) < 1 or max(steps) > MAX_CODES:
+        return f"kernel {op.kernel}, stride {op.stride}, dilation {dilation} must be 1..{MAX_CODES}"
+    fault = _padding(op.padding, spec)
+    if fault:
+        return fault
+    size = pooled_size((spec.shape[0], spec.shape[1]), op.kernel, op.stride, op.padding, dilation)
+    return _expect("shape", op.out.shape, (*size, channels))
+
+
+def _padding(padding: Padding, spec: TensorSpec) -> str | None:
+    if min(padding.sides) < 0 or max(padding.sides) > MAX_PADDING:
+        return f"padding of {padding}; a side has 0..{MAX_PADDING}"
+    return _sensible("the padded map", (*padding.padded((spec.shape[0], spec.shape[1])), spec.channels))
 
 
 def _conv(op: Conv2d, specs: tuple[TensorSpec, ...]) -> str | None:
     if op.weight.ndim != 4:
         return f"weight has {op.weight.ndim} dimensions, must have 4"
     outs, per_group = op.weight.shape[0], op.weight.shape[3]
-    h, w, channels = specs[0].shape
+    channels = specs[0].channels
     if op.groups < 1 or channels != per_group * op.groups or outs % op.groups:
         return f"weight {op.weight.shape} in {op.groups} groups does not take {channels} channels"
-    if min(op.padding) < 0:
-        return f"padding {op.padding} is negative"
-    fault = _window(op.kernel, op.stride, op.dilation)  # before it divides by the stride
-    if fault:
-        return fault
-    size = pooled_size((h, w), op.kernel, op.stride, op.padding, op.dilation)
-    return _codes(op.weight, op.weight_type) or _expect("shape", op.out.shape, (*size, outs))
+    return _window(op, specs[0], outs) or _codes(op.weight, op.weight_type)
 
 
 def _linear(op: Linear, specs: tuple[TensorSpec, ...]) -> str | None:
@@ -150,15 +166,10 @@ def _constants(constants: Constants, channels: int) -> str | None:
 
 
 def _pool(op: MaxPool | SumPool, specs: tuple[TensorSpec, ...]) -> str | None:
-    h, w, channels = specs[0].shape
-    padded = all(0 <= 2 * p <= k for p, k in zip(op.padding, op.kernel, strict=True))
-    if not padded:
-        return f"padding {op.padding} is more than half the kernel {op.kernel}"
-    fault = _window(op.kernel, op.stride)  # before it divides by the stride
-    if fault:
-        return fault
-    size = pooled_size((h, w), op.kernel, op.stride, op.padding)
-    return _expect("shape", op.out.shape, (*size, channels))
+    fault = _window(op, specs[0], specs[0].channels)
+    if fault is None and not op.padding.within(op.kernel):
+        return f"padding of {op.padding}: a window of kernel {op.kernel} may hold nothing else"
+    return fault
 
 
 def _holds_sums(op: SumPool, specs: tuple[TensorSpec, ...]) -> str | None:
@@ -174,11 +185,12 @@ def _same_codes(op: Op, specs: tuple[TensorSpec, ...]) -> str | None:
     return None
 
 
-def _pads(op: ChannelPad, specs: tuple[TensorSpec, ...]) -> str | None:
+def _pads(op: Pad, specs: tuple[TensorSpec, ...]) -> str | None:
     h, w, channels = specs[0].shape
     if min(op.before, op.after) < 0:
         return "pads a negative number of channels"
-    return _expect("shape", op.out.shape, (h, w, op.before + channels + op.after))
+    shape = (*op.padding.padded((h, w)), op.before + channels + op.after)
+    return _padding(op.padding, specs[0]) or _expect("shape", op.out.shape, shape)
 
 
 def _joins(op: Concat, specs: tuple[TensorSpec, ...]) -> str | None:
@@ -203,7 +215,7 @@ ARITY: dict[type[Op], tuple[int, int]] = {
     Requantize: (1, _MANY),
     MaxPool: (1, 1),
     SumPool: (1, 1),
-    ChannelPad: (1, 1),
+    Pad: (1, 1),
     Concat: (2, _MANY),
     Flatten: (1, 1),
     Output: (1, 1),
@@ -215,7 +227,7 @@ RULES: dict[type[Op], tuple[_Rule, ...]] = {
     Requantize: (_requant,),
     MaxPool: (_is_map, _pool, _same_codes),
     SumPool: (_is_map, _pool, _holds_sums),
-    ChannelPad: (_is_map, _pads, _same_codes),
+    Pad: (_is_map, _pads, _same_codes),
     Concat: (_joins, _same_codes),
     Flatten: (_flattens, _same_codes),
     Output: (_passes_on,),

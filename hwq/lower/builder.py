@@ -13,7 +13,6 @@ import numpy as np
 from hwq.errors import InputError
 from hwq.fixed import ConstantFormat, IntType, Rounding
 from hwq.ir import (
-    ChannelPad,
     Concat,
     Conv2d,
     Flatten,
@@ -22,6 +21,8 @@ from hwq.ir import (
     Linear,
     MaxPool,
     Op,
+    Pad,
+    Padding,
     Requant,
     Requantize,
     SumPool,
@@ -31,7 +32,7 @@ from hwq.ir import (
 )
 from hwq.lower.formats import Formats
 from hwq.lower.report import ConstantIssue, RealConstants, constant_issues
-from hwq.lower.values import Codes, Factor, Floats, Move, Pending, Pixels, flat_order
+from hwq.lower.values import Codes, Factor, Floats, Move, PadMove, Pending, Pixels, flat_order
 from hwq.quant.placing.patterns import matches, nothing_matches
 
 _AnyOp = TypeVar("_AnyOp", bound=Op)
@@ -181,12 +182,13 @@ class Builder:
             raise InputError(f"layer pattern '{pattern}' {nothing_matches(pattern, known)}")
 
     # -- ops that move codes
-    def move(self, codes: Codes, move: Move) -> Codes:
-        """A max pool, a subsampling or a flatten of codes."""
+    def move(self, codes: Codes, move: Move | PadMove) -> Codes:
+        """A max pool, a subsampling, a flatten or a padding of codes."""
+        if isinstance(move, PadMove):
+            return self._pad(codes, move)
         if move.kernel is None:
             return self.flatten(codes, move.name)
-        size = pooled_size((codes.shape[0], codes.shape[1]), move.kernel, move.stride, move.padding)
-        spec = TensorSpec(shape=(*size, codes.shape[2]), type=codes.spec.type, scale=codes.spec.scale)
+        spec = replace(codes.spec, shape=move.moved(codes.shape))
         op = MaxPool(
             name=self.name(move.name),
             inputs=(codes.op,),
@@ -205,11 +207,16 @@ class Builder:
         order = flat_order(codes.shape, codes.order)
         return Codes(op=op.name, spec=spec, factors=codes.factors, order=order)
 
-    def pad(self, codes: Codes, wanted: str, before: int, after: int) -> Codes:
-        h, w, channels = codes.shape
-        shape = (h, w, before + channels + after)
-        spec = TensorSpec(shape=shape, type=codes.spec.type, scale=codes.spec.scale)
-        op = ChannelPad(name=self.name(wanted), inputs=(codes.op,), out=spec, before=before, after=after)
+    def _pad(self, codes: Codes, move: PadMove) -> Codes:
+        spec = replace(codes.spec, shape=move.moved(codes.shape))
+        op = Pad(
+            name=self.name(move.name),
+            inputs=(codes.op,),
+            out=spec,
+            padding=move.padding,
+            before=move.before,
+            after=move.after,
+        )
         return Codes(op=self.add(op).name, spec=spec, factors=codes.factors)
 
     def concat(self, parts: Sequence[Codes], wanted: str) -> Codes:
@@ -231,7 +238,7 @@ class Builder:
         wanted: str,
         kernel: tuple[int, int],
         stride: tuple[int, int],
-        padding: tuple[int, int],
+        padding: Padding,
     ) -> SumPool:
         spec = self.ops[source].out
         size = pooled_size((spec.shape[0], spec.shape[1]), kernel, stride, padding)

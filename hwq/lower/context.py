@@ -14,7 +14,7 @@ from hwq.quant import where
 from hwq.quant.tracing.places import owner
 
 SUPPORTED = (
-    "Conv2d, Linear, BatchNorm, ReLU, ReLU6, add, cat, max and average pooling, flatten, channel padding, "
+    "Conv2d, Linear, BatchNorm, ReLU, ReLU6, add, cat, max and average pooling, flatten, zero padding, "
     "subsampling, dropout and identity"
 )
 

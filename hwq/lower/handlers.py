@@ -179,6 +179,7 @@ MODULES: dict[type[nn.Module], Handler] = {
     nn.AvgPool2d: pools.avg_pool,
     nn.AdaptiveAvgPool2d: pools.adaptive_avg_pool,
     nn.Flatten: shapes.flatten,
+    nn.ConstantPad2d: shapes.pad,  # nn.ZeroPad2d is one
     nn.Dropout: passes,
     nn.Dropout1d: passes,
     nn.Dropout2d: passes,

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from hwq.ir import Conv2d, Linear, TensorSpec, accumulator_type, pooled_size
+from hwq.ir import NO_PADDING, Conv2d, Linear, Padding, TensorSpec, accumulator_type, pooled_size
 from hwq.lower.context import Call, Context
 from hwq.lower.values import Codes, Factor, Floats, Pending, Term
 from hwq.quant import QuantConv2d, QuantLinear, WeightQuantizer
@@ -48,17 +48,20 @@ def conv2d(context: Context, call: Call) -> Pending:
     return _accumulator(context.builder.add(op), codes, scale, module.bias)
 
 
-def _padding(module: nn.Conv2d, call: Call) -> tuple[int, int]:
+def _padding(module: nn.Conv2d, call: Call) -> Padding:
     if module.padding == "valid":
-        return 0, 0
+        return NO_PADDING
     if module.padding == "same":
-        total = [d * (k - 1) for d, k in zip(_pair(module.dilation), _pair(module.kernel_size), strict=True)]
-        if any(t % 2 for t in total):
-            call.fail("padding='same' with an even kernel pads one side more; use an odd kernel")
-        padding = (total[0] // 2, total[1] // 2)
+        rows, columns = (
+            d * (k - 1) for d, k in zip(_pair(module.dilation), _pair(module.kernel_size), strict=True)
+        )
+        # an odd one out goes below and to the right, as torch has it
+        padding = Padding(
+            top=rows // 2, bottom=rows - rows // 2, left=columns // 2, right=columns - columns // 2
+        )
     else:
-        padding = _pair(module.padding)
-    if padding != (0, 0) and module.padding_mode != "zeros":
+        padding = Padding.even(*_pair(module.padding))
+    if padding and module.padding_mode != "zeros":
         call.fail(f"padding_mode='{module.padding_mode}' is not supported; use 'zeros'")
     return padding
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from hwq.ir import pooled_size
+from hwq.ir import NO_PADDING, Padding, pooled_size
 from hwq.lower.context import Call, Context
-from hwq.lower.values import Codes, Move, Pending, Pixels, Tensor, Term, flat_order
+from hwq.lower.values import Codes, Move, PadMove, Pending, Pixels, Tensor, Term, flat_order
 
 Pair = tuple[int, int]
 
@@ -23,19 +23,19 @@ def _pair(value: Any, call: Call) -> Pair:
     return pair
 
 
-def _window(call: Call, value: Tensor, ceil_position: int) -> tuple[Pair, Pair, Pair]:
+def _window(call: Call, value: Tensor, ceil_position: int) -> tuple[Pair, Pair, Padding]:
     """(kernel, stride, padding) of a pooling call; ceil_mode only where it changes nothing."""
     if len(value.shape) != 3:
         call.fail(f"{call.what} of a vector")
     kernel = _pair(call.option(1, "kernel_size", None), call)
     stride = call.option(2, "stride", None)
     stride = kernel if stride is None or stride == [] else _pair(stride, call)
-    padding = _pair(call.option(3, "padding", 0), call)
+    padding = Padding.even(*_pair(call.option(3, "padding", 0), call))
     if call.option(ceil_position, "ceil_mode", False):
-        spans = zip(value.shape, kernel, stride, padding, strict=False)
-        if any((n + 2 * p - k) % s for n, k, s, p in spans):
+        size = padding.padded((value.shape[0], value.shape[1]))
+        if any((n - k) % s for n, k, s in zip(size, kernel, stride, strict=True)):
             call.fail("ceil_mode=True is not supported where it adds a row or column")
-    if min(pooled_size(value.shape[:2], kernel, stride, padding)) < 1:
+    if min(pooled_size((value.shape[0], value.shape[1]), kernel, stride, padding)) < 1:
         call.fail(f"kernel {kernel} does not fit a map of {value.shape[0]} x {value.shape[1]}")
     return kernel, stride, padding
 
@@ -51,22 +51,20 @@ def max_pool(context: Context, call: Call) -> Tensor:
     return move(context, call, value, Move(name=call.name, kernel=kernel, stride=stride, padding=padding))
 
 
-def move(context: Context, call: Call, value: Tensor, step: Move) -> Tensor:
+def move(context: Context, call: Call, value: Tensor, step: Move | PadMove) -> Tensor:
     """Do a move on codes now, on a pending sum once it is rounded."""
     if isinstance(value, Pixels):
         call.fail(f"{call.what} reads the raw image; an activation quantiser must come first")
     if isinstance(value, Codes):
         return context.builder.move(value, step)
-    assert step.kernel is not None
-    size = pooled_size((value.shape[0], value.shape[1]), step.kernel, step.stride, step.padding)
-    return replace(value, moves=(*value.moves, step), shape=(*size, value.shape[2]))
+    return replace(value, moves=(*value.moves, step), shape=step.moved(value.shape))
 
 
 def avg_pool(context: Context, call: Call) -> Tensor:
     """Exact sums; 1/area waits in the factors."""
     value = call.tensor()
     kernel, stride, padding = _window(call, value, 4)
-    if padding != (0, 0) and not call.option(5, "count_include_pad", True):
+    if padding and not call.option(5, "count_include_pad", True):
         call.fail("average pooling with padding and count_include_pad=False is not supported")
     divisor = call.option(6, "divisor_override", None) or kernel[0] * kernel[1]
     return _average(context, call, value, kernel, stride, padding, divisor)
@@ -83,7 +81,7 @@ def adaptive_avg_pool(context: Context, call: Call) -> Tensor:
     if any(w < 1 or n % w for n, w in zip(value.shape, wanted, strict=False)):
         call.fail(f"adaptive pooling of {value.shape[0]} x {value.shape[1]} to {wanted} has unequal windows")
     kernel = (value.shape[0] // wanted[0], value.shape[1] // wanted[1])
-    return _average(context, call, value, kernel, kernel, (0, 0), kernel[0] * kernel[1])
+    return _average(context, call, value, kernel, kernel, NO_PADDING, kernel[0] * kernel[1])
 
 
 def mean(context: Context, call: Call) -> Tensor:
@@ -95,7 +93,7 @@ def mean(context: Context, call: Call) -> Tensor:
     if len(value.shape) != 3 or given != [2, 3]:
         call.fail("a mean is supported over the two map dimensions only, as in x.mean((2, 3))")
     kernel = (value.shape[0], value.shape[1])
-    pooled = _average(context, call, value, kernel, kernel, (0, 0), kernel[0] * kernel[1])
+    pooled = _average(context, call, value, kernel, kernel, NO_PADDING, kernel[0] * kernel[1])
     return pooled if keep else flattened(context, call, pooled, f"{call.name}.flatten")
 
 
@@ -121,17 +119,17 @@ def _average(
     value: Tensor,
     kernel: Pair,
     stride: Pair,
-    padding: Pair,
+    padding: Padding,
     divisor: int,
 ) -> Tensor:
-    if kernel == (1, 1) and stride == (1, 1) and padding == (0, 0) and divisor == 1:
+    if kernel == (1, 1) and stride == (1, 1) and not padding and divisor == 1:
         return value
     share = 1.0 / divisor
     if isinstance(value, Codes):
         op = context.builder.sum_pool(value.op, call.name, kernel, stride, padding)
         return Codes(op=op.name, spec=op.out, factors=(share, *value.factors))
     pending = context.affine(value, call)
-    if pending.bias.any() and (padding != (0, 0) or divisor != kernel[0] * kernel[1]):
+    if pending.bias.any() and (padding or divisor != kernel[0] * kernel[1]):
         call.fail("padded average pooling reads a tensor that no quantiser rounds; insert one before it")
     ops = [context.builder.sum_pool(t.op, call.name, kernel, stride, padding) for t in pending.terms]
     terms = tuple(

@@ -1,13 +1,15 @@
-"""Flatten, reshape, slices, channel padding, and the integers read from a tensor's shape."""
+"""Flatten, reshape, slices, padding, and the integers read from a tensor's shape."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
+from hwq.ir import Padding
+from hwq.ir.padding import MAX_PADDING
 from hwq.lower.context import Call, Context, torch_shape
 from hwq.lower.pools import flattened, move
-from hwq.lower.values import Batch, Move, Tensor
+from hwq.lower.values import Batch, Move, PadMove, Tensor
 
 
 def flatten(context: Context, call: Call) -> Tensor:
@@ -96,20 +98,25 @@ def _steps(index: Any) -> tuple[int, int] | None:
 
 
 def pad(context: Context, call: Call) -> Tensor:
-    """F.pad with zeros on the channels (option A); spatial padding belongs to the convolution."""
+    """F.pad with zeros, in space and in channels; nn.ZeroPad2d and nn.ConstantPad2d(.., 0)."""
     value = call.tensor()
-    sizes = call.args[1] if len(call.args) > 1 else call.kwargs.get("pad")
-    mode = call.args[2] if len(call.args) > 2 else call.kwargs.get("mode", "constant")
-    fill = call.args[3] if len(call.args) > 3 else call.kwargs.get("value", 0)
-    if mode != "constant" or fill not in (None, 0):
-        call.fail("F.pad is supported with zeros only")
+    sizes = call.option(1, "padding" if call.module else "pad", None)
+    if call.option(2, "mode", "constant") != "constant" or call.option(3, "value", 0) not in (None, 0):
+        call.fail(f"{call.what} is supported with zeros only")
     if not isinstance(sizes, tuple | list) or not all(isinstance(n, int) for n in sizes):
-        call.fail("F.pad needs constant sizes")
-    whole = [*sizes, *[0] * (8 - len(sizes))]
-    if len(value.shape) != 3 or any(whole[:4]) or any(whole[6:]) or min(whole) < 0:
-        call.fail(
-            "F.pad is supported on channels only; use the convolution's own padding for rows and columns"
-        )
-    if not any(whole):
+        call.fail(f"{call.what} needs constant sizes")
+    if len(sizes) % 2 or len(sizes) > 8:
+        call.fail(f"{call.what} with {len(sizes)} sizes; a pair a dimension, from the last on, four at most")
+    if min(sizes, default=0) < 0:
+        call.fail(f"{call.what} with negative sizes cuts rows or columns off, which is not supported")
+    left, right, top, bottom, before, after, *batch = (*sizes, 0, 0, 0, 0, 0, 0, 0, 0)[:8]
+    if any(batch):
+        call.fail(f"{call.what} of the batch dimension")
+    if not any(sizes):
         return value
-    return context.builder.pad(context.codes(value, call), call.name, whole[4], whole[5])
+    if len(value.shape) != 3:
+        call.fail(f"{call.what} is supported of feature maps only; pad before they are flattened")
+    padding = Padding(top=top, bottom=bottom, left=left, right=right)
+    if max(padding.sides) > MAX_PADDING:
+        call.fail(f"{call.what} by {max(padding.sides)}; a side is padded by {MAX_PADDING} at most")
+    return move(context, call, value, PadMove(name=call.name, padding=padding, before=before, after=after))

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from hwq.ir import TensorSpec
+from hwq.ir import NO_PADDING, Padding, TensorSpec, pooled_size
 
 Floats = npt.NDArray[np.float64]
 Factor = float | Floats
@@ -68,7 +68,29 @@ class Move:
     name: str
     kernel: tuple[int, int] | None = None
     stride: tuple[int, int] = (1, 1)
-    padding: tuple[int, int] = (0, 0)
+    padding: Padding = NO_PADDING
+
+    def moved(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of a map of `shape` after it."""
+        if self.kernel is None:
+            return (int(np.prod(shape)),)
+        h, w, channels = shape
+        return (*pooled_size((h, w), self.kernel, self.stride, self.padding), channels)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PadMove:
+    """Zeros around a map: code 0 whatever the scale, so it waits as a `Move` does."""
+
+    name: str
+    padding: Padding
+    before: int
+    after: int
+
+    def moved(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of a map of `shape` after it."""
+        h, w, channels = shape
+        return (*self.padding.padded((h, w)), self.before + channels + self.after)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -83,7 +105,7 @@ class Pending:
     inner: tuple[int, ...]
     lo: float = -np.inf
     hi: float = np.inf
-    moves: tuple[Move, ...] = ()
+    moves: tuple[Move | PadMove, ...] = ()
     shape: tuple[int, ...]
     order: Order | None = None
 

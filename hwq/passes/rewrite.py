@@ -8,18 +8,19 @@ import numpy as np
 
 from hwq.fixed import IntType
 from hwq.ir import (
-    ChannelPad,
     Conv2d,
     Flatten,
     Graph,
     Linear,
     MaxPool,
     Op,
+    Pad,
     Requantize,
     SumPool,
     accumulator_type,
     magnitude,
 )
+from hwq.ir.padding import MAX_PADDING
 
 
 def drop_unread(graph: Graph) -> Graph:
@@ -55,13 +56,52 @@ def drop_identity(graph: Graph) -> Graph:
 def _is_identity(graph: Graph, op: Op) -> bool:
     match op:
         case MaxPool():
-            return (op.kernel, op.stride, op.padding) == ((1, 1), (1, 1), (0, 0))
-        case ChannelPad():
-            return (op.before, op.after) == (0, 0)
+            return op.kernel == (1, 1) and op.stride == (1, 1)  # and so no padding
+        case Pad():
+            return not op.padding and (op.before, op.after) == (0, 0)
         case Flatten():
             return graph[op.inputs[0]].out.shape == op.out.shape
         case _:
             return False
+
+
+def absorb_padding(graph: Graph) -> Graph:
+    """Let convolutions and pools pad themselves where a Pad of rows and columns stands before them.
+
+    The code 0 that it adds is what a convolution and a sum take for codes outside of their map anyway. The
+    largest code of a window is the same with and without zeros where no code is negative and each window
+    has a code of the map. Pads in a row become one. A Pad goes only where all its readers can take it.
+    """
+    taken: dict[str, Pad] = {}
+    ops: dict[str, Op] = {}
+    for op in graph:
+        if op.inputs and op.inputs[0] in taken:
+            wider = _padded_by(op, taken[op.inputs[0]])
+            assert wider is not None, "every reader was asked"
+            op = wider
+        readers = graph.consumers[op.name]
+        if isinstance(op, Pad) and all(_padded_by(graph[name], op) for name in readers):
+            taken[op.name] = op
+        else:
+            ops[op.name] = op
+    return Graph(name=graph.name, ops=tuple(ops.values()))
+
+
+def _padded_by(op: Op, pad: Pad) -> Op | None:
+    """The op on the input of `pad` instead of its output, or None where that is another op."""
+    if not isinstance(op, Conv2d | SumPool | MaxPool | Pad):
+        return None
+    padding = op.padding + pad.padding
+    if max(padding.sides) > MAX_PADDING:
+        return None
+    if isinstance(op, Pad):
+        before, after = op.before + pad.before, op.after + pad.after
+        return replace(op, inputs=pad.inputs, padding=padding, before=before, after=after)
+    whole_windows = isinstance(op, Conv2d) or padding.within(op.kernel)
+    exact = not isinstance(op, MaxPool) or pad.out.type.lo >= 0
+    if pad.before or pad.after or not whole_windows or not exact:
+        return None
+    return replace(op, inputs=pad.inputs, padding=padding)
 
 
 def drop_exact_requantize(graph: Graph) -> Graph:

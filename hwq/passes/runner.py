@@ -7,7 +7,13 @@ from dataclasses import dataclass
 
 from hwq.errors import HwqError, VerifyError
 from hwq.ir import Graph, verify
-from hwq.passes.rewrite import drop_exact_requantize, drop_identity, drop_unread, tighten_sums
+from hwq.passes.rewrite import (
+    absorb_padding,
+    drop_exact_requantize,
+    drop_identity,
+    drop_unread,
+    tighten_sums,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +35,7 @@ class Pass:
 PIPELINE: tuple[Pass, ...] = (
     Pass(run=drop_unread, dead_code=True),
     Pass(run=drop_identity),
+    Pass(run=absorb_padding),
     Pass(run=drop_exact_requantize),
     Pass(run=tighten_sums),
 )

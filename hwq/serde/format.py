@@ -1,13 +1,13 @@
-"""What stands in graph.json, version 1, and how it is checked while it is read.
+"""What stands in graph.json, version 2, and how it is checked while it is read.
 
-    {"format": "hwq.graph", "version": 1, "name": ..., "ops": [op, ...], "project": ..., "digest": ...}
+    {"format": "hwq.graph", "version": 2, "name": ..., "ops": [op, ...], "project": ..., "digest": ...}
     op: {"kind": class, "name", "inputs": [names], "out": {"shape", "type": "s8", "scale": number|null},
-         and the fields of its class}
+         and the fields of its class; "padding": [top, bottom, left, right]}
 
 Integer arrays lie in graph.safetensors under `<index of op>.<field>`, in the smallest signed integer
 type that holds them; here they are only implied. `digest` and `project` are about the files and the
 project that they are part of, see `serde.files.Seal`; no graph depends on them. Reading raises
-`FormatError`, and nothing else, for any content.
+`FormatError`, and nothing else, for any content. Version 1 (`hwq.serde.older`) is read as well.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ import numpy.typing as npt
 from hwq.errors import HwqError
 from hwq.fixed import Constants, IntType, Rounding
 from hwq.ir import (
-    ChannelPad,
     Concat,
     Conv2d,
     Flatten,
@@ -34,14 +33,17 @@ from hwq.ir import (
     MaxPool,
     Op,
     Output,
+    Pad,
+    Padding,
     Requant,
     Requantize,
     SumPool,
     TensorSpec,
 )
+from hwq.serde.older import of_version_1
 
 FORMAT = "hwq.graph"
-VERSION = 1
+VERSION = 2
 
 MAX_SIZE = 1 << 31
 """Sizes, strides and counts beyond this are refused: no network has them, and no product overflows."""
@@ -60,7 +62,7 @@ class FormatError(Exception):
 
 KINDS: dict[str, type[Op]] = {
     kind.__name__: kind
-    for kind in (Input, Conv2d, Linear, Requantize, MaxPool, SumPool, ChannelPad, Concat, Flatten, Output)
+    for kind in (Input, Conv2d, Linear, Requantize, MaxPool, SumPool, Pad, Concat, Flatten, Output)
 }
 _COMMON = {"name", "inputs", "out"}
 _DOCUMENT = {"format", "version", "name", "ops"}
@@ -95,6 +97,8 @@ def _encode_op(op: Op, key: str, arrays: dict[str, npt.NDArray[Any]]) -> dict[st
                 out[field.name] = _encode_requant(value, f"{key}.{field.name}", arrays)
             case IntType():
                 out[field.name] = str(value)
+            case Padding():
+                out[field.name] = list(value.sides)
             case tuple():
                 out[field.name] = list(value)
             case int():
@@ -138,10 +142,13 @@ def decode(document: object, arrays: Arrays) -> Graph:
     fields = _mapping(document, "the document")
     if fields.get("format") != FORMAT:
         raise FormatError("not a graph of hwq")
-    if fields.get("version") != VERSION:
-        raise FormatError(f"format version {fields.get('version')!r:.40}; this hwq reads version {VERSION}")
+    version = fields.get("version")
+    if type(version) is not int or not 1 <= version <= VERSION:
+        raise FormatError(f"format version {version!r:.40}; this hwq reads versions 1..{VERSION}")
     _keys({k: v for k, v in fields.items() if k not in _SEAL}, _DOCUMENT, "the document")
     ops = _list(fields["ops"], "ops")
+    if version == 1:
+        ops = [of_version_1(op) for op in ops]
     reader = _Arrays(arrays)
     graph = Graph(
         name=_text(fields["name"], "name"),
@@ -199,7 +206,10 @@ def _decode_op(value: object, index: int, arrays: _Arrays) -> Op:
             case "Requant":
                 made[field.name] = _decode_requant(fields[field.name], f"{index}.{field.name}", spot, arrays)
             case "tuple[int, int]":
-                made[field.name] = _pair(fields[field.name], spot)
+                made[field.name] = _integers(fields[field.name], 2, spot)
+            case "Padding":
+                top, bottom, left, right = _integers(fields[field.name], 4, spot)
+                made[field.name] = Padding(top=top, bottom=bottom, left=left, right=right)
             case _:  # the only other kind of field is an array
                 made[field.name] = _weight(arrays.take(f"{index}.{field.name}"), kind, spot)
     return kind(**made)
@@ -308,11 +318,11 @@ def _integer(value: object, where: str) -> int:
     return value
 
 
-def _pair(value: object, where: str) -> tuple[int, int]:
-    numbers = [_integer(n, where) for n in _list(value, where)]
-    if len(numbers) != 2:
-        raise FormatError(f"{where} must be two integers")
-    return numbers[0], numbers[1]
+def _integers(value: object, count: int, where: str) -> tuple[int, ...]:
+    numbers = tuple(_integer(n, where) for n in _list(value, where))
+    if len(numbers) != count:
+        raise FormatError(f"{where} must be {count} integers")
+    return numbers
 
 
 def _type(value: object, where: str) -> IntType:

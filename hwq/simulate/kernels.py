@@ -7,6 +7,7 @@ converts constants, and then only runs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hwq.ir import (
-    ChannelPad,
+    NO_PADDING,
     Concat,
     Conv2d,
     Flatten,
@@ -25,9 +26,12 @@ from hwq.ir import (
     MaxPool,
     Op,
     Output,
+    Pad,
+    Padding,
     Requantize,
     SumPool,
 )
+from hwq.ir.padding import MAX_PADDING
 from hwq.simulate.exactness import exact_floats
 from hwq.simulate.oracle import ORACLE
 from hwq.simulate.paths import Arithmetic, ExactPath
@@ -96,6 +100,22 @@ def _rows(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).contiguous()
 
 
+def _padded(x: Tensor, padding: Padding, fill: float = 0.0) -> Tensor:
+    """x (N, C, H, W) with `fill` around it."""
+    top, bottom, left, right = padding.sides
+    return F.pad(x, (left, right, top, bottom), value=fill) if padding else x
+
+
+def _split(
+    padding: Padding, most: tuple[int, int] = (MAX_PADDING, MAX_PADDING)
+) -> tuple[Padding, tuple[int, int]]:
+    """(what is to be padded before, (vertical, horizontal) that a torch kernel can do itself)."""
+    own = (padding.top, padding.left)
+    if padding.is_even and own[0] <= most[0] and own[1] <= most[1]:
+        return NO_PADDING, own
+    return padding, (0, 0)
+
+
 def _conv2d(op: Conv2d, path: ExactPath, sources: Sources, device: torch.device) -> Kernel | None:
     if path.work is Arithmetic.INT64:
         return None
@@ -125,10 +145,11 @@ def _agree(source: Source, one: Kernel, other: Kernel, device: torch.device) -> 
 def _float_conv(op: Conv2d, work: torch.dtype, store: torch.dtype, device: torch.device) -> Kernel:
     weight = torch.from_numpy(op.weight.astype(np.float64)).to(device, work).permute(0, 3, 1, 2)
     weight = weight.contiguous(memory_format=torch.channels_last)
+    before, own = _split(op.padding)
 
     def run(inputs: Sequence[Any]) -> Value:
-        x = _map(inputs[0].to(work))
-        return _rows(F.conv2d(x, weight, None, op.stride, op.padding, op.dilation, op.groups)).to(store)
+        x = _padded(_map(inputs[0].to(work)), before)
+        return _rows(F.conv2d(x, weight, None, op.stride, own, op.dilation, op.groups)).to(store)
 
     return run
 
@@ -157,14 +178,25 @@ def _max_pool(op: MaxPool, path: ExactPath, sources: Sources, device: torch.devi
     if op.kernel == (1, 1):  # subsampling; legal padding of a 1x1 kernel is 0
         rows, columns = (slice(None, None, s) for s in op.stride)
         return lambda inputs: _tensor(inputs[0])[:, rows, columns, :].contiguous()
-    return lambda inputs: _rows(F.max_pool2d(_map(_tensor(inputs[0])), op.kernel, op.stride, op.padding))
+    before, own = _split(op.padding, _half(op.kernel))
+
+    def run(inputs: Sequence[Value]) -> Value:
+        x = _padded(_map(_tensor(inputs[0])), before, -math.inf)
+        return _rows(F.max_pool2d(x, op.kernel, op.stride, own))
+
+    return run
+
+
+def _half(kernel: tuple[int, int]) -> tuple[int, int]:
+    """Padding that torch's pools take at most."""
+    return kernel[0] // 2, kernel[1] // 2
 
 
 def _sum_pool(op: SumPool, path: ExactPath, sources: Sources, device: torch.device) -> Kernel | None:
     if path.work is Arithmetic.INT64:
         return None
     dtype = DTYPES[path.work]
-    if op.out.shape[:2] == (1, 1) and op.padding == (0, 0):
+    if op.out.shape[:2] == (1, 1) and not op.padding:
 
         def total(inputs: Sequence[Any]) -> Value:
             window = inputs[0][:, : op.kernel[0], : op.kernel[1], :].to(dtype)
@@ -173,10 +205,12 @@ def _sum_pool(op: SumPool, path: ExactPath, sources: Sources, device: torch.devi
 
         return total
 
+    before, own = _split(op.padding, _half(op.kernel))
+
     def run(inputs: Sequence[Any]) -> Value:
-        x = _map(inputs[0].to(dtype))
+        x = _padded(_map(inputs[0].to(dtype)), before)
         # divided by 1: a sum
-        return _rows(F.avg_pool2d(x, op.kernel, op.stride, op.padding, divisor_override=1))
+        return _rows(F.avg_pool2d(x, op.kernel, op.stride, own, divisor_override=1))
 
     return run
 
@@ -186,8 +220,10 @@ def _tensor(value: Value) -> Tensor:
     return value
 
 
-def _channel_pad(op: ChannelPad, path: ExactPath, sources: Sources, device: torch.device) -> Kernel:
-    return lambda inputs: F.pad(_tensor(inputs[0]), (op.before, op.after))
+def _pad(op: Pad, path: ExactPath, sources: Sources, device: torch.device) -> Kernel:
+    top, bottom, left, right = op.padding.sides
+    sizes = (op.before, op.after, left, right, top, bottom)  # from the last dimension on
+    return lambda inputs: F.pad(_tensor(inputs[0]), sizes)
 
 
 def _concat(op: Concat, path: ExactPath, sources: Sources, device: torch.device) -> Kernel:
@@ -209,7 +245,7 @@ KERNELS: dict[type[Op], Callable[[Any, ExactPath, Sources, torch.device], Kernel
     Requantize: _requantize,
     MaxPool: _max_pool,
     SumPool: _sum_pool,
-    ChannelPad: _channel_pad,
+    Pad: _pad,
     Concat: _concat,
     Flatten: _flatten,
     Output: _output,

@@ -14,7 +14,6 @@ import numpy.typing as npt
 
 from hwq.fixed import Ints
 from hwq.ir import (
-    ChannelPad,
     Concat,
     Conv2d,
     Flatten,
@@ -24,6 +23,8 @@ from hwq.ir import (
     MaxPool,
     Op,
     Output,
+    Pad,
+    Padding,
     Requantize,
     SumPool,
     pooled_size,
@@ -56,11 +57,12 @@ def _width(x: Ints) -> int:
 
 
 def _windows(
-    x: Ints, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, fill: int
+    x: Ints, kernel: Pair, stride: Pair, padding: Padding, dilation: Pair, fill: int
 ) -> list[tuple[int, int, Ints]]:
     """(i, j, the (N, OH, OW, C) inputs under kernel position (i, j)) for all kernel positions."""
-    (ph, pw), (sh, sw), (dh, dw) = padding, stride, dilation
-    padded = np.pad(x, ((0, 0), (ph, ph), (pw, pw), (0, 0)), constant_values=fill)
+    (sh, sw), (dh, dw) = stride, dilation
+    top, bottom, left, right = padding.sides
+    padded = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=fill)
     oh, ow = pooled_size((x.shape[1], x.shape[2]), kernel, stride, padding, dilation)
     found = []
     for i in range(kernel[0]):
@@ -72,7 +74,7 @@ def _windows(
 
 
 def conv2d(op: Conv2d, inputs: Sequence[Ints]) -> Ints:
-    """acc[y,x,o] = sum_{i,j,c} w[o,i,j,c] * q[y*s + i*d - p, x*s + j*d - p, g*G + c]."""
+    """acc[y,x,o] = sum_{i,j,c} w[o,i,j,c] * q[y*s + i*d - top, x*s + j*d - left, g*G + c]."""
     x = _arithmetic(inputs[0], op.out.type.bits)
     weight = op.weight.astype(x.dtype)
     acc = np.zeros((x.shape[0], *op.out.shape), dtype=x.dtype)
@@ -136,9 +138,10 @@ def sum_pool(op: SumPool, inputs: Sequence[Ints]) -> Ints:
     return total
 
 
-def channel_pad(op: ChannelPad, inputs: Sequence[Ints]) -> Ints:
-    """Channels of code 0 around the input's."""
-    return np.pad(inputs[0], ((0, 0), (0, 0), (0, 0), (op.before, op.after)))
+def pad(op: Pad, inputs: Sequence[Ints]) -> Ints:
+    """y[top + i, left + j, before + c] = q[i, j, c], every other code is 0."""
+    top, bottom, left, right = op.padding.sides
+    return np.pad(inputs[0], ((0, 0), (top, bottom), (left, right), (op.before, op.after)))
 
 
 def concat(op: Concat, inputs: Sequence[Ints]) -> Ints:
@@ -163,7 +166,7 @@ ORACLE: dict[type[Op], Callable[[Any, Sequence[Ints]], Ints]] = {
     Requantize: requantize,
     MaxPool: max_pool,
     SumPool: sum_pool,
-    ChannelPad: channel_pad,
+    Pad: pad,
     Concat: concat,
     Flatten: flatten,
     Output: output,

@@ -53,7 +53,7 @@ struct Conv {
       staged_width = round_up(ow, TILE) + PATCH - TILE;
     } else {
       staged_rows = (strip_rows - 1) * op.stride[0] + (op.kernel[0] - 1) * op.dilation[0] + 1;
-      staged_width = w + 2 * op.padding[1];
+      staged_width = left(op) + w + right(op);
     }
     tiles = strip_images * (round_up(strip_rows, TILE) / TILE) * (round_up(ow, TILE) / TILE);
   }
@@ -64,7 +64,7 @@ struct Conv {
     Type type = Type::S16;
     if (method == Method::BYTES) type = Type::U8;
     if (method == Method::PLAIN) type = op.wide ? Type::S64 : Type::S32;
-    return {type, op.padding[1], staged_width, op.flip};
+    return {type, left(op), staged_width, op.flip};
   }
   int64_t padded_inputs() const { return round_up(c, 2 * LANES); }
 };
@@ -203,7 +203,7 @@ inline void convolve(const Conv &conv, const void *in, Type type, const ConvBuff
       for (int64_t i = 0; i < images; ++i) {
         const Image image = {static_cast<const char *>(in) + (n + i) * image_bytes, type, conv.h, conv.w, conv.c};
         char *const staged = buffers.staged + i * conv.staged_bytes();
-        stage(image, y * conv.op.stride[0] - conv.op.padding[0], conv.staged_rows, staging, staged);
+        stage(image, y * conv.op.stride[0] - top(conv.op), conv.staged_rows, staging, staged);
         image_sums(conv, staged, i, rows, buffers);
       }
       if (conv.method == Method::WINOGRAD) winograd_strip(conv, images, rows, buffers);

@@ -7,7 +7,7 @@
 using namespace hwq::engine;
 
 // Changes with every change of `Op`, of `Audit` or of a packed layout.
-HWQ_EXPORT int64_t hwq_engine_abi() { return 1000000 * 3 + 1000 * static_cast<int64_t>(sizeof(Audit)) + static_cast<int64_t>(sizeof(Op)); }
+HWQ_EXPORT int64_t hwq_engine_abi() { return 1000000 * 4 + 1000 * static_cast<int64_t>(sizeof(Audit)) + static_cast<int64_t>(sizeof(Op)); }
 
 // Whether this CPU has the instructions that the library was compiled for.
 HWQ_EXPORT int hwq_engine_runs_here() {

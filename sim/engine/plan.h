@@ -10,7 +10,7 @@ namespace hwq::engine {
 // How a tensor is kept between ops: the smallest that holds its proved bound.
 enum class Type : int32_t { U8, S8, S16, S32, S64 };
 
-enum class Kind : int32_t { INPUT, CONV, LINEAR, REQUANT, MAX_POOL, SUM_POOL, CHANNEL_PAD, CONCAT, ALIAS };
+enum class Kind : int32_t { INPUT, CONV, LINEAR, REQUANT, MAX_POOL, SUM_POOL, PAD, CONCAT, ALIAS };
 
 // How a CONV or LINEAR is computed, and how a REQUANT. Python chooses from proved bounds (hwq/engine/methods.py).
 enum class Method : int32_t {
@@ -31,10 +31,10 @@ enum class Method : int32_t {
 struct Op {
   int32_t kind, type, method, inputs;
   int32_t shape[3]; // H, W, C of the output; a vector of N is 1, 1, N
-  int32_t kernel[2], stride[2], padding[2], dilation[2];
+  int32_t kernel[2], stride[2], padding[4], dilation[2]; // padding: top, bottom, left, right
   int32_t groups;
   int32_t readers;    // ops that read it; one that reads it twice counts twice
-  int32_t before;     // CHANNEL_PAD
+  int32_t before;     // PAD: channels of 0 before the input's
   int32_t flip;       // BYTES: what turns codes into u8 by exclusive or: 0x80 for signed ones, else 0
   int32_t kept_bytes; // of a code where Python keeps the output: 1, 2, 4 or 8
   int32_t lift;       // HIGH, FILTERED: bits that the second term's codes are shifted left by
@@ -64,6 +64,9 @@ inline int64_t type_bytes(Type type) {
   return 8;
 }
 
+inline int64_t top(const Op &op) { return op.padding[0]; }
+inline int64_t left(const Op &op) { return op.padding[2]; }
+inline int64_t right(const Op &op) { return op.padding[3]; }
 inline Type type_of(const Op &op) { return static_cast<Type>(op.type); }
 inline int64_t pixels_of(const Op &op) { return int64_t(op.shape[0]) * op.shape[1]; }
 inline int64_t size_of(const Op &op) { return pixels_of(op) * op.shape[2]; }

@@ -1,4 +1,4 @@
-// Pools, and ops that only move codes.
+// Pools, and what only moves codes.
 #ifndef HWQ_ENGINE_POOLS_H
 #define HWQ_ENGINE_POOLS_H
 
@@ -13,10 +13,10 @@ template <class F> inline void each_window(const Op &op, const Op &source, int64
   for (int64_t n = 0; n < images; ++n) {
     for (int64_t y = 0; y < op.shape[0]; ++y) {
       for (int64_t x = 0; x < op.shape[1]; ++x, ++out) {
-        const int64_t top = y * op.stride[0] - op.padding[0], left = x * op.stride[1] - op.padding[1];
-        const int64_t y0 = top < 0 ? 0 : top, x0 = left < 0 ? 0 : left;
-        const int64_t y1 = top + op.kernel[0] < h ? top + op.kernel[0] : h;
-        const int64_t x1 = left + op.kernel[1] < w ? left + op.kernel[1] : w;
+        const int64_t first = y * op.stride[0] - top(op), left_most = x * op.stride[1] - left(op);
+        const int64_t y0 = first < 0 ? 0 : first, x0 = left_most < 0 ? 0 : left_most;
+        const int64_t y1 = first + op.kernel[0] < h ? first + op.kernel[0] : h;
+        const int64_t x1 = left_most + op.kernel[1] < w ? left_most + op.kernel[1] : w;
         f((n * h + y0) * w + x0, y1 - y0, x1 - x0, out);
       }
     }
@@ -29,7 +29,7 @@ inline void max_pool(const Op &op, const Op &source, const void *in, void *out, 
     using T = std::remove_const_t<std::remove_pointer_t<decltype(typed)>>;
     const T *const from = static_cast<const T *>(in);
     T *const to = static_cast<T *>(out);
-    // padding is at most half a kernel: every window has a code of its own
+    // padding is less than the kernel on each side: every window has a code of its own
     each_window(op, source, images, [&](int64_t first, int64_t rows, int64_t columns, int64_t pixel) {
       T *const best = to + pixel * c;
       memcpy(best, from + first * c, static_cast<size_t>(c) * sizeof(T));
@@ -60,11 +60,17 @@ inline void sum_pool(const Op &op, const Op &source, const void *in, void *out, 
   });
 }
 
-inline void channel_pad(const Op &op, const Op &source, const void *in, void *out, int64_t images) {
-  const int64_t pixels = images * pixels_of(op), c = op.shape[2], bytes = type_bytes(type_of(op));
-  memset(out, 0, static_cast<size_t>(pixels * c * bytes));
-  convert({in, type_of(source), source.shape[2]}, {static_cast<char *>(out) + op.before * bytes, type_of(op), c}, pixels,
-          source.shape[2]);
+// The input's codes row by row into zeros.
+inline void pad(const Op &op, const Op &source, const void *in, void *out, int64_t images) {
+  const int64_t h = source.shape[0], w = source.shape[1], taken = source.shape[2], c = op.shape[2];
+  const int64_t bytes = type_bytes(type_of(op)), source_row = w * taken * type_bytes(type_of(source));
+  memset(out, 0, static_cast<size_t>(images * size_of(op) * bytes));
+  const char *from = static_cast<const char *>(in);
+  for (int64_t n = 0; n < images; ++n) {
+    int64_t at = ((n * op.shape[0] + top(op)) * op.shape[1] + left(op)) * c + op.before;
+    for (int64_t y = 0; y < h; ++y, from += source_row, at += op.shape[1] * c)
+      convert({from, type_of(source), taken}, {static_cast<char *>(out) + at * bytes, type_of(op), c}, w, taken);
+  }
 }
 
 } // namespace hwq::engine

@@ -105,7 +105,7 @@ inline void run_step(const Tensors &t, int64_t i, int fused, Scratch &scratch) {
   switch (kind) {
   case Kind::MAX_POOL: return max_pool(op, source, in, t.of(i), t.images);
   case Kind::SUM_POOL: return sum_pool(op, source, in, t.of(i), t.images, line);
-  case Kind::CHANNEL_PAD: return channel_pad(op, source, in, t.of(i), t.images);
+  case Kind::PAD: return pad(op, source, in, t.of(i), t.images);
   case Kind::CONCAT: {
     char *to = static_cast<char *>(t.of(i));
     for (int n = 0; n < op.inputs; ++n) {

@@ -18,7 +18,6 @@ from hwq.emit import Project
 from hwq.emit.tables import ctype
 from hwq.fixed import AutoFormat, ConstantFormat, IntType
 from hwq.ir import (
-    ChannelPad,
     Concat,
     Conv2d,
     Flatten,
@@ -28,6 +27,8 @@ from hwq.ir import (
     MaxPool,
     Op,
     Output,
+    Pad,
+    Padding,
     Requant,
     Requantize,
     SumPool,
@@ -63,8 +64,8 @@ class Maker:
     def conv(self, name: str, x: Op, outs: int, kernel: int, *, groups: int = 1, stride: int = 1) -> Op:
         h, w, c = x.out.shape
         weight = self.rng.integers(-7, 8, (outs, kernel, kernel, c // groups))
-        pad = kernel // 2
-        size = pooled_size((h, w), (kernel, kernel), (stride, stride), (pad, pad))
+        padding = Padding.even(kernel // 2, kernel // 2)
+        size = pooled_size((h, w), (kernel, kernel), (stride, stride), padding)
         return self.add(
             Conv2d(
                 name=name,
@@ -73,7 +74,7 @@ class Maker:
                 weight=weight,
                 weight_type=S8,
                 stride=(stride, stride),
-                padding=(pad, pad),
+                padding=padding,
                 groups=groups,
             )
         )
@@ -90,7 +91,7 @@ class Maker:
 
     def pool(self, kind: type[MaxPool] | type[SumPool], name: str, x: Op, kernel: int, stride: int) -> Op:
         h, w, c = x.out.shape
-        size = pooled_size((h, w), (kernel, kernel), (stride, stride), (0, 0))
+        size = pooled_size((h, w), (kernel, kernel), (stride, stride), Padding())
         spec = TensorSpec(shape=(*size, c), type=x.out.type, scale=x.out.scale)
         if kind is SumPool:
             bits = x.out.type.bits + (kernel * kernel).bit_length()
@@ -130,7 +131,7 @@ def every_op(name: str = "net") -> Graph:
     x = m.requant("sum", a, trunk, kind=U8)
     sub = m.pool(MaxPool, "sub", x, 1, 2)
     spec = TensorSpec(shape=(*sub.out.shape[:2], 12), type=sub.out.type, scale=1.0)
-    wide = m.add(ChannelPad(name="wide", inputs=("sub",), out=spec, before=2, after=2))
+    wide = m.add(Pad(name="wide", inputs=("sub",), out=spec, before=2, after=2))
     b = m.requant("down.act", m.conv("down", x, 12, 3, stride=2), kind=U8)
     spec = TensorSpec(shape=(*spec.shape[:2], 36), type=U8, scale=1.0)
     x = m.add(Concat(name="cat", inputs=(b.name, wide.name, b.name), out=spec))

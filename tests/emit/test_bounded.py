@@ -11,7 +11,7 @@ import pytest
 from hwq.emit import Folding, emit, parse_fold
 from hwq.emit.fifo import SMALLEST
 from hwq.fixed import IntType
-from hwq.ir import ChannelPad, Concat, Flatten, Graph, MaxPool, Op, TensorSpec
+from hwq.ir import Concat, Flatten, Graph, MaxPool, Op, Pad, TensorSpec
 from hwq.simulate.oracle import run_oracle
 from tests.emit.bounded import Bounded
 from tests.emit.conftest import Maker, assert_equal, every_op, residual
@@ -44,7 +44,7 @@ def _option_a() -> Graph:
     x = m.conv("second", x, 8, 3)
     sub = m.pool(MaxPool, "sub", trunk, 1, 2)
     spec = TensorSpec(shape=(*sub.out.shape[:2], 8), type=sub.out.type, scale=1.0)
-    wide = m.add(ChannelPad(name="wide", inputs=("sub",), out=spec, before=2, after=2))
+    wide = m.add(Pad(name="wide", inputs=("sub",), out=spec, before=2, after=2))
     m.requant("sum", x, wide)
     return m.finish()
 

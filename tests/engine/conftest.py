@@ -21,6 +21,7 @@ from hwq.ir import (
     Input,
     Op,
     Output,
+    Padding,
     Requant,
     Requantize,
     TensorSpec,
@@ -149,7 +150,7 @@ def spread(name: str, op: Op, kind: IntType) -> Requantize:
 
 
 def convolution(name: str, op: Op, weight: npt.NDArray[Any], **geometry: Any) -> Conv2d:
-    """weight (O, KH, KW, C / groups); geometry: stride, padding, dilation pairs and groups."""
+    """weight (O, KH, KW, C / groups); geometry: stride and dilation pairs, padding and groups."""
     pairs = {key: geometry.get(key, default) for key, default in PAIRS.items()}
     size = pooled_size(
         op.out.shape[:2], weight.shape[1:3], pairs["stride"], pairs["padding"], pairs["dilation"]
@@ -166,7 +167,7 @@ def convolution(name: str, op: Op, weight: npt.NDArray[Any], **geometry: Any) ->
     )
 
 
-PAIRS = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1)}
+PAIRS: dict[str, Any] = {"stride": (1, 1), "padding": Padding(), "dilation": (1, 1)}
 
 
 def finish(*ops: Op) -> Graph:

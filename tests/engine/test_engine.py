@@ -23,6 +23,8 @@ from hwq.ir import (
     MaxPool,
     Op,
     Output,
+    Pad,
+    Padding,
     Requantize,
     SumPool,
     TensorSpec,
@@ -69,10 +71,12 @@ def test_pools(compiled: Variant, kind: IntType) -> None:
     """Windows inside, over every edge, apart and overlapping; sums of any type."""
     pixels = pixels_input((9, 11, 5))
     for kernel, stride, padding in (
-        ((2, 3), (2, 1), (1, 1)),
-        ((5, 4), (1, 3), (0, 2)),
-        ((9, 11), (1, 1), (0, 0)),
-        ((1, 1), (2, 3), (0, 0)),
+        ((2, 3), (2, 1), Padding.even(1, 1)),
+        ((5, 4), (1, 3), Padding(left=2, right=2)),
+        ((5, 4), (3, 1), Padding(top=4, bottom=1, right=3)),
+        ((9, 11), (1, 1), Padding()),
+        ((12, 13), (1, 1), Padding(top=1, bottom=2, left=2)),
+        ((1, 1), (2, 3), Padding()),
     ):
         codes = spread("codes", pixels, kind)
         size = pooled_size((9, 11), kernel, stride, padding)
@@ -89,6 +93,26 @@ def test_pools(compiled: Variant, kind: IntType) -> None:
         m = [form.quantize(np.full(1, 100 / b), bias=False) for b in (kind.hi, bound)]
         y = requantize("y", [largest, sums], out, m, form.quantize(np.zeros(1), bias=True))
         graph = finish(pixels, codes, largest, sums, y)
+        assert_same(compiled.engine(graph), extreme_pixels(graph, 4))
+
+
+@pytest.mark.parametrize("kind", [IntType(bits=b, signed=s) for b in (4, 8, 13, 30) for s in (False, True)])
+def test_pads(compiled: Variant, kind: IntType) -> None:
+    """A map of every side's own zeros, in space and in channels; then read by a sum and as it is."""
+    pixels = pixels_input((4, 3, 5))
+    codes = spread("codes", pixels, kind)
+    for padding, before, after in (
+        (Padding(top=1, bottom=2, left=3), 0, 0),
+        (Padding(), 2, 1),
+        (Padding(bottom=1, right=4), 0, 3),
+    ):
+        shape = (*padding.padded((4, 3)), before + 5 + after)
+        spec = TensorSpec(shape=shape, type=kind, scale=1.0)
+        pad = Pad(name="pad", inputs=("codes",), out=spec, padding=padding, before=before, after=after)
+        form, out = AutoFormat(16), IntType(bits=8, signed=True)
+        m = form.quantize(np.full(1, 100 / kind.hi), bias=False)
+        y = requantize("y", [pad], out, [m], form.quantize(np.full(1, 3.0), bias=True))
+        graph = finish(pixels, codes, pad, y)
         assert_same(compiled.engine(graph), extreme_pixels(graph, 4))
 
 
@@ -131,7 +155,7 @@ def residual(seed: int = 0, channels: int = 17) -> Graph:
     ops: list[Op] = [pixels]
     for i in range(2):
         weight = rng.integers(-127, 128, (channels, 3, 3, channels))
-        ops.append(convolution(f"conv{i}", ops[-1], weight, padding=(1, 1)))
+        ops.append(convolution(f"conv{i}", ops[-1], weight, padding=Padding.even(1, 1)))
         terms = [ops[-1]] if i == 0 else [ops[-1], ops[-2]]
         scales = (1e-3, 0.5)[: len(terms)]
         m = [form.quantize(rng.uniform(0, s, channels), bias=False) for s in scales]
@@ -246,8 +270,8 @@ def test_an_illegal_graph_is_refused_before_any_native_code(monkeypatch: pytest.
 
     monkeypatch.setattr(Plan, "of", never)
     odd = [
-        replaced(padding=(0, 0)),
-        replaced(padding=(-1, 1)),
+        replaced(padding=Padding()),
+        replaced(padding=Padding.even(-1, 1)),
         replaced(stride=(0, 1)),
         replaced(inputs=("nowhere",)),
         replaced(weight=conv.weight[:, :, :, :5]),
@@ -272,21 +296,6 @@ def test_what_is_too_wide_is_left_to_torch() -> None:
     runner = simulator(graph, 1, note=notes.append)
     assert isinstance(runner, Simulator)
     assert "the torch engine runs instead" in notes[0]
-
-
-def test_windows_too_large_to_count() -> None:
-    """Legal, and 2^32 overflows a 32-bit field."""
-    pixels = pixels_input((2, 2, 1))
-    pool = MaxPool(
-        name="pool",
-        inputs=("pixels",),
-        out=TensorSpec(shape=(3, 3, 1), type=pixels.out.type, scale=1.0),
-        kernel=(1 << 32, 1 << 32),
-        stride=(1, 1),
-        padding=(1 << 31, 1 << 31),
-    )
-    with pytest.raises(ToolError, match="cannot run op 'pool': its padded input is"):
-        Engine(finish(pixels, pool), 1)
 
 
 def test_bad_calls() -> None:

@@ -12,7 +12,7 @@ import pytest
 from hwq.engine import Method
 from hwq.engine.methods import ALL, FALLBACKS
 from hwq.fixed import AutoFormat, IntType, Rounding
-from hwq.ir import Conv2d, Flatten, Graph, Linear, Op, TensorSpec, accumulator_type
+from hwq.ir import Conv2d, Flatten, Graph, Linear, Op, Padding, TensorSpec, accumulator_type
 from tests.engine.conftest import (
     U8,
     Case,
@@ -33,6 +33,10 @@ TYPES = [
     *(IntType(bits=16, signed=True), IntType(bits=16, signed=False), IntType(bits=30, signed=True)),
 ]
 LAYERS = 55
+
+
+def sides(top: int, bottom: int, left: int, right: int) -> Padding:
+    return Padding(top=top, bottom=bottom, left=left, right=right)
 
 
 @cache
@@ -60,14 +64,18 @@ def layer(seed: int) -> Graph:
     )
     geometry: dict[str, Any] = {"groups": groups}
     kernel = []
-    draws = {"stride": (1, 1, 2, 3), "dilation": (1, 1, 1, 2), "padding": (0, 1, 1, 2, 3)}
+    draws = {"stride": (1, 1, 2, 3), "dilation": (1, 1, 1, 2)}
     for name, options in draws.items():
         geometry[name] = (pick(*options), pick(*options))
-    for n, p, d in zip((h, w), geometry["padding"], geometry["dilation"], strict=True):
-        kernel.append(min(pick(1, 2, 3, 3, 3, 5), (n + 2 * p - 1) // d + 1))
+    geometry["padding"] = padding = sides(*(pick(0, 1, 1, 2, 3) for _ in range(4)))
+    for n, d in zip(padding.padded((h, w)), geometry["dilation"], strict=True):
+        kernel.append(min(pick(1, 2, 3, 3, 3, 5), (n - 1) // d + 1))
     if seed % 4 == 0:  # what Winograd takes
         h, w, kernel, c, groups = h + 2, w + 2, [3, 3], max(c, 8), 1
-        geometry = {"padding": pick((0, 0), (1, 1), (2, 1)), "groups": 1}
+        geometry = {
+            "padding": sides(*pick((0, 0, 0, 0), (1, 1, 1, 1), (2, 0, 1, 3), (0, 1, 0, 1))),
+            "groups": 1,
+        }
         outs = pick(8, 9, 16, 24, 33)
     top = pick(1, 7, 127, 127, 127, 2047, 32767)
     shape = (outs, *kernel, c // groups)
@@ -111,9 +119,20 @@ def test_layers(compiled: Variant, methods: frozenset[Method]) -> None:
 
 @pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize(
-    ("h", "w", "padding"), [(5, 5, 0), (3, 9, 1), (4, 4, 1), (8, 8, 1), (5, 7, 2), (33, 6, 1)]
+    ("h", "w", "padding"),
+    [
+        (5, 5, (0, 0, 0, 0)),
+        (3, 9, (1, 1, 1, 1)),
+        (4, 4, (0, 1, 0, 1)),
+        (8, 8, (1, 1, 1, 1)),
+        (5, 7, (0, 4, 3, 0)),
+        (33, 6, (1, 1, 1, 1)),
+        (1, 1, (9, 5, 0, 7)),
+    ],
 )
-def test_winograd_at_its_limits(compiled: Variant, h: int, w: int, padding: int, signed: bool) -> None:
+def test_winograd_at_its_limits(
+    compiled: Variant, h: int, w: int, padding: tuple[int, int, int, int], signed: bool
+) -> None:
     """Weights and codes at both ends, tiles that reach over the edge, channels that fill no vector."""
     rng = np.random.default_rng(h * w)
     for c, outs in ((16, 16), (17, 33), (40, 24)):
@@ -121,7 +140,7 @@ def test_winograd_at_its_limits(compiled: Variant, h: int, w: int, padding: int,
         codes = spread("codes", pixels, IntType(bits=8, signed=signed))
         weight = rng.choice([-127, 127], (outs, 3, 3, c))
         weight[0], weight[1], weight[2, :, ::2] = 127, -127, -127
-        graph = finish(pixels, codes, convolution("sums", codes, weight, padding=(padding, padding)))
+        graph = finish(pixels, codes, convolution("sums", codes, weight, padding=sides(*padding)))
         engine = compiled.engine(graph, methods=ALL - {Method.BYTES})
         assert engine.choices["sums"].method is Method.WINOGRAD
         assert_same(engine, extreme_pixels(graph, 5))
@@ -135,7 +154,7 @@ def test_winograd_needs_25_bits(compiled: Variant, excess: int) -> None:
     weight[:, 0, 0, 0] += total - int(weight[0].sum())
     weight[1::2] *= -1
     pixels = pixels_input((6, 6, 64))
-    graph = finish(pixels, convolution("sums", pixels, weight, padding=(1, 1)))
+    graph = finish(pixels, convolution("sums", pixels, weight, padding=Padding.even(1, 1)))
     engine = compiled.engine(graph, methods=ALL - {Method.BYTES})
     assert (engine.choices["sums"].method is Method.WINOGRAD) == (excess == 0)
     assert_same(engine, extreme_pixels(graph, 4))
@@ -170,7 +189,7 @@ def test_codes_of_64_bits_meet_small_weights(compiled: Variant) -> None:
 def test_weights_of_40_bits(compiled: Variant) -> None:
     pixels = pixels_input((3, 3, 2))
     weight = np.random.default_rng(0).integers(-(1 << 40), 1 << 40, (3, 2, 2, 2))
-    graph = finish(pixels, convolution("sums", pixels, weight, padding=(1, 0)))
+    graph = finish(pixels, convolution("sums", pixels, weight, padding=Padding.even(1, 0)))
     assert_same(compiled.engine(graph), extreme_pixels(graph, 3))
 
 
@@ -272,7 +291,8 @@ def test_sums_are_fused_only_where_nobody_else_reads_them(compiled: Variant) -> 
     rng = np.random.default_rng(0)
     pixels = pixels_input((6, 6, 16))
     first, second = (
-        convolution(name, pixels, rng.integers(-100, 100, (16, 3, 3, 16)), padding=(1, 1)) for name in "ab"
+        convolution(name, pixels, rng.integers(-100, 100, (16, 3, 3, 16)), padding=Padding.even(1, 1))
+        for name in "ab"
     )
     kind, form = IntType(bits=8, signed=True), AutoFormat(16)
     m, b = (

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from hwq.errors import InputError, UnsupportedError
+from hwq.errors import InputError, UnsupportedError, VerifyError
 from hwq.fixed import Rounding, parse_edge, parse_format
 from hwq.ir import Requantize
 from hwq.lower import Formats, LossyError, Lowered, lower
@@ -51,7 +51,26 @@ REFUSED: dict[str, tuple[Callable[[Net, Tensor], Tensor], dict[str, nn.Module], 
     "mean": (lambda s, x: s.q(x).mean(1), {}, "mean is supported over the two map dimensions"),
     "index": (lambda s, x: s.q(x)[:, :, 1::2, ::2], {}, "indexing is supported as subsampling only"),
     "first channels": (lambda s, x: s.q(x)[:, :2], {}, "indexing is supported as subsampling only"),
-    "spatial pad": (lambda s, x: functional.pad(s.q(x), (1, 1)), {}, "on channels only"),
+    "cropping pad": (lambda s, x: functional.pad(s.q(x), (1, -1)), {}, "pad with negative sizes cuts rows"),
+    "cropping layer": (lambda s, x: s.m(s.q(x)), {"m": nn.ZeroPad2d(-1)}, "ZeroPad2d with negative sizes"),
+    "padded images": (lambda s, x: functional.pad(s.q(x), (0,) * 7 + (1,)), {}, "pad of the batch dimension"),
+    "padded by ones": (
+        lambda s, x: s.m(s.q(x)),
+        {"m": nn.ConstantPad2d(1, 1.0)},
+        "ConstantPad2d is supported",
+    ),
+    "padded vector": (
+        lambda s, x: functional.pad(s.q(x).flatten(1), (1, 1)),
+        {},
+        "pad is supported of feature maps only",
+    ),
+    "padded without end": (
+        lambda s, x: functional.pad(s.q(x), (0, 1025)),
+        {},
+        "pad by 1025; a side is padded by 1024 at most",
+    ),
+    "raw pad": (lambda s, x: functional.pad(x, (1, 1)), {}, "reads the raw image"),
+    "reflecting layer": (lambda s, x: s.m(s.q(x)), {"m": nn.ReflectionPad2d(1)}, "ReflectionPad2d is not"),
     "pad value": (lambda s, x: functional.pad(s.q(x), (0, 0, 0, 0, 1, 1), value=2.0), {}, "zeros only"),
     "reflect": (lambda s, x: functional.pad(s.q(x), (1, 1, 1, 1), mode="reflect"), {}, "zeros only"),
     "cat on rows": (lambda s, x: torch.cat([s.q(x), s.q(x)], 2), {}, "cat along dimension 2"),
@@ -115,8 +134,8 @@ def conv_case(**options: object) -> fx.GraphModule:
 def test_convolution_options() -> None:
     with pytest.raises(UnsupportedError, match="padding_mode='reflect' is not supported"):
         lowered(conv_case(padding=1, padding_mode="reflect"))
-    with pytest.raises(UnsupportedError, match="padding='same' with an even kernel"):
-        lowered(conv_case(k=2, padding="same"))
+    with pytest.raises(VerifyError, match=r"\(Conv2d\): padding of 1025 above, .*; a side has 0..1024"):
+        lowered(conv_case(k=1, padding=1025))
 
 
 def test_unrounded_between_layers() -> None:

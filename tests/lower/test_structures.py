@@ -12,10 +12,11 @@ from torch.nn import functional
 
 from hwq.errors import InputError
 from hwq.fixed import Rounding, parse_edge, parse_format
-from hwq.ir import ChannelPad, Concat, Conv2d, Linear, MaxPool, Requantize, SumPool
+from hwq.ir import Concat, Conv2d, Linear, MaxPool, Pad, Padding, Requantize, SumPool
 from hwq.lower import Formats, Lowered, lower
 from hwq.lower.builder import code_limit
 from hwq.models import build
+from hwq.passes import run_passes
 from hwq.quant import ActQuantizer, Policy, QuantConv2d, WeightQuantizer
 from hwq.simulate.oracle import run_oracle
 from tests.lower.reference import WIDE, check, kinds, noise, prepared
@@ -215,6 +216,95 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int]]] = {
         ),
         (9, 10, 3),
     ),
+    "padding='same' of even kernels": (
+        lambda: nn.Sequential(
+            conv(3, 6, 2, padding="same"),
+            nn.BatchNorm2d(6),
+            nn.ReLU(),
+            conv(6, 6, (4, 3), padding="same", dilation=(3, 2), groups=6),
+            nn.ReLU(),
+            conv(6, 4, (2, 6), padding="same", dilation=(1, 3)),
+            head(4),
+        ),
+        (9, 7, 3),
+    ),
+    "zeros before convolutions": (
+        lambda: Net(
+            lambda s, x: s.h(s.c(functional.pad(s.b(s.z(s.a(x))), (1, 0), value=0.0))),
+            a=block(3, 4),
+            z=nn.ZeroPad2d((0, 1, 2, 3)),
+            b=block(4, 4, stride=2),
+            c=conv(4, 4, 3, padding=(0, 1)),
+            h=head(4),
+        ),
+        (8, 7, 3),
+    ),
+    "zeros around the image": (
+        lambda: nn.Sequential(nn.ZeroPad2d((2, 0, 1, 3)), block(3, 4), head(4)),
+        (5, 6, 3),
+    ),
+    "zeros in space and in channels": (
+        lambda: Net(
+            lambda s, x: s.h(s.b(functional.pad(s.a(x), (1, 0, 0, 2, 1, 3), mode="constant"))),
+            a=block(3, 4),
+            b=block(8, 4),
+            h=head(4),
+        ),
+        (6, 7, 3),
+    ),
+    "zeros before max pools": (
+        lambda: nn.Sequential(
+            block(3, 4),
+            nn.ConstantPad2d((0, 1, 0, 1), 0.0),
+            nn.MaxPool2d(3, 2),
+            conv(4, 4),  # signed codes: zeros may win
+            nn.ZeroPad2d(1),
+            nn.MaxPool2d(2),
+            head(4),
+        ),
+        (14, 13, 3),
+    ),
+    "zeros before averages": (
+        lambda: nn.Sequential(
+            block(3, 4),
+            nn.ZeroPad2d((1, 2, 0, 1)),
+            nn.AvgPool2d(3, 2),
+            nn.ZeroPad2d((0, 1, 2, 0)),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(4, 3),
+        ),
+        (12, 11, 3),
+    ),
+    "zeros, then relu": (
+        lambda: nn.Sequential(
+            conv(3, 4), nn.ZeroPad2d(1), nn.ReLU(), nn.ZeroPad2d((1, 0, 0, 0)), conv(4, 4), head(4)
+        ),
+        (6, 6, 3),
+    ),
+    "zeros, then bn": (
+        lambda: nn.Sequential(
+            block(3, 4), nn.ZeroPad2d(1), nn.BatchNorm2d(4), nn.ReLU(), conv(4, 4), head(4)
+        ),
+        (6, 6, 3),
+    ),
+    "zeros beside a shortcut": (
+        lambda: Net(
+            lambda s, x: (lambda y: s.h(torch.relu(s.b(y) + functional.pad(y, (0, 1, 1, 0)))))(s.a(x)),
+            a=block(3, 4),
+            b=conv(4, 4, 2, padding=1),
+            h=head(4),
+        ),
+        (6, 6, 3),
+    ),
+    "zeros around the logits": (
+        lambda: nn.Sequential(block(3, 6), conv(6, 5, 3), nn.ZeroPad2d((0, 0, 1, 2))),
+        (7, 6, 3),
+    ),
+    "more zeros than the kernel reaches": (
+        lambda: nn.Sequential(block(3, 4), conv(4, 4, 1, padding=2), nn.ReLU(), head(4)),
+        (6, 6, 3),
+    ),
     "shared modules": (
         lambda: Net(lambda s, x: s.h(s.b(s.b(s.a(x)))), a=block(3, 4), b=block(4, 4, padding=1), h=head(4)),
         (7, 7, 3),
@@ -248,7 +338,11 @@ def test_structure(case: str, bits: int) -> None:
     make, shape = CASES[case]
     torch.manual_seed(5)
     policy = Policy(weight_bits=bits, act_bits=bits, per_channel=bits == 4, weight_method="uniform")
-    check(prepared(make(), shape, policy), shape, reordered=REORDERED.get(case, ()))
+    graph = check(prepared(make(), shape, policy), shape, reordered=REORDERED.get(case, ())).graph
+    slim, pixels = run_passes(graph), noise(shape)
+    np.testing.assert_array_equal(
+        run_oracle(slim, pixels)[slim.output.name], run_oracle(graph, pixels)[graph.output.name]
+    )
 
 
 @pytest.mark.parametrize("case", ["option A", "bn folding, bias, relu6", "concat"])
@@ -266,6 +360,33 @@ def test_fresh_formats_still_lower(case: str) -> None:
     assert len(shapes) == 1
 
 
+@pytest.mark.parametrize(
+    ("case", "left"),
+    [
+        ("padding='same' of even kernels", []),
+        ("zeros before convolutions", []),
+        ("zeros around the image", []),
+        ("zeros in space and in channels", [Padding(left=1, bottom=2)]),
+        ("zeros before max pools", [Padding.even(1, 1)]),
+        ("zeros before averages", []),
+        ("zeros, then relu", [Padding.even(1, 1)]),
+        ("zeros, then bn", [Padding.even(1, 1)]),
+        ("zeros beside a shortcut", [Padding(right=1, top=1)]),
+        ("zeros around the logits", [Padding(top=1, bottom=2)]),
+    ],
+)
+def test_zeros_that_stay_an_op(case: str, left: list[Padding]) -> None:
+    make, shape = CASES[case]
+    graph = run_passes(plain_lower(prepared(make(), shape), shape).graph)
+    assert [op.padding for op in graph if isinstance(op, Pad)] == left
+
+
+def test_where_the_odd_row_and_column_go() -> None:
+    model = prepared(nn.Sequential(conv(3, 4, (2, 4), padding="same", dilation=(1, 3)), head(4)), (6, 6, 3))
+    op = next(op for op in plain_lower(model, (6, 6, 3)).graph if isinstance(op, Conv2d))
+    assert op.padding == Padding(top=0, bottom=1, left=4, right=5)
+
+
 def test_expected_ops() -> None:
     make, shape = CASES["option A"]
     graph = check(prepared(make(), shape), shape).graph
@@ -276,7 +397,7 @@ def test_expected_ops() -> None:
         "Requantize",
         "Conv2d",
         "MaxPool",
-        "ChannelPad",
+        "Pad",
         "Requantize",
         "SumPool",
         "Requantize",
@@ -287,7 +408,7 @@ def test_expected_ops() -> None:
     ]
     pool = next(op for op in graph if isinstance(op, MaxPool))
     assert (pool.kernel, pool.stride) == ((1, 1), (2, 2))
-    pad = next(op for op in graph if isinstance(op, ChannelPad))
+    pad = next(op for op in graph if isinstance(op, Pad))
     assert (pad.before, pad.after) == (1, 3)
     make, shape = CASES["concat"]
     graph = check(prepared(make(), shape), shape).graph

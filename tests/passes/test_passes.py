@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,6 @@ from hypothesis import given, settings
 from hwq.errors import VerifyError
 from hwq.fixed import Constants, IntType, Rounding
 from hwq.ir import (
-    ChannelPad,
     Conv2d,
     Flatten,
     Graph,
@@ -20,15 +21,19 @@ from hwq.ir import (
     MaxPool,
     Op,
     Output,
+    Pad,
+    Padding,
     Requant,
     Requantize,
     SumPool,
     TensorSpec,
+    pooled_size,
     verify,
 )
 from hwq.passes import (
     PIPELINE,
     Pass,
+    absorb_padding,
     drop_exact_requantize,
     drop_identity,
     drop_unread,
@@ -94,9 +99,7 @@ def test_pipeline_changes_no_bit(graph: Graph) -> None:
 
 def test_drop_unread() -> None:
     graph = chain(Flatten(name="f", inputs=("codes",), out=replace(spec(), shape=(32,))))
-    extra = ChannelPad(
-        name="dead", inputs=("codes",), out=replace(spec(), shape=(4, 4, 3)), before=1, after=0
-    )
+    extra = Pad(name="dead", inputs=("codes",), out=replace(spec(), shape=(4, 4, 3)), before=1, after=0)
     dirty = Graph(name="chain", ops=(*graph.ops[:2], extra, *graph.ops[2:]))
     with pytest.raises(VerifyError, match="nothing reads it"):
         verify(dirty)
@@ -107,7 +110,7 @@ def test_drop_unread() -> None:
 def test_drop_identity() -> None:
     graph = chain(
         MaxPool(name="p", inputs=("codes",), out=spec(), kernel=(1, 1), stride=(1, 1)),
-        ChannelPad(name="c", inputs=("p",), out=spec(), before=0, after=0),
+        Pad(name="c", inputs=("p",), out=spec(), before=0, after=0),
         Flatten(name="f", inputs=("c",), out=replace(spec(), shape=(32,))),
         Flatten(name="g", inputs=("f",), out=replace(spec(), shape=(32,))),
     )
@@ -118,10 +121,153 @@ def test_drop_identity() -> None:
         MaxPool(
             name="p", inputs=("codes",), out=replace(spec(), shape=(2, 2, 2)), kernel=(1, 1), stride=(2, 2)
         ),
-        ChannelPad(name="c", inputs=("p",), out=replace(spec(), shape=(2, 2, 3)), before=0, after=1),
+        Pad(name="c", inputs=("p",), out=replace(spec(), shape=(2, 2, 3)), before=0, after=1),
     )
     assert drop_identity(kept).ops is not None
     assert names(drop_identity(kept)) == names(kept)
+
+
+def padded(source: Op, padding: Padding, channels: tuple[int, int] = (0, 0), name: str = "pad") -> Pad:
+    h, w, c = source.out.shape
+    out = replace(source.out, shape=(*padding.padded((h, w)), sum(channels) + c))
+    before, after = channels
+    return Pad(name=name, inputs=(source.name,), out=out, padding=padding, before=before, after=after)
+
+
+def slid(kind: str, source: Op, kernel: tuple[int, int], padding: Padding, name: str = "reader") -> Op:
+    """A convolution or pool of stride (1, 2) over `source`."""
+    h, w, c = source.out.shape
+    size = pooled_size((h, w), kernel, (1, 2), padding)
+    common: dict[str, Any] = {"name": name, "inputs": (source.name,), "stride": (1, 2), "padding": padding}
+    sums = TensorSpec(shape=(*size, c), type=IntType(bits=24, signed=source.out.type.signed))
+    if kind == "conv":
+        weight = np.arange(c * c * kernel[0] * kernel[1]).reshape(c, *kernel, c) % 7 - 3
+        sums = replace(sums, type=IntType(bits=24, signed=True))
+        return Conv2d(**common, out=sums, weight=weight, weight_type=IntType(bits=4, signed=True))
+    if kind == "sum":
+        return SumPool(**common, out=sums, kernel=kernel)
+    return MaxPool(**common, out=replace(source.out, shape=(*size, c)), kernel=kernel)
+
+
+def coded(signed: bool, *codes: int) -> tuple[Input, Requantize]:
+    """A map of 2 x 3 and 2 channels whose codes are `codes` for any image, in turns over the channels."""
+    kind = IntType(bits=8, signed=signed)
+    pixels = TensorSpec(shape=(2, 3, 2), type=IntType(bits=8, signed=False), scale=1 / 255)
+    made = requant(constants(0), constants(*(c << 8 for c in codes)), kind)
+    start = Input(name="in", inputs=(), out=pixels)
+    return start, Requantize(
+        name="codes", inputs=("in",), out=replace(pixels, type=kind, scale=0.5), requant=made
+    )
+
+
+def ended(*ops: Op) -> Graph:
+    last = ops[-1]
+    graph = Graph(name="net", ops=(*ops, Output(name="out", inputs=(last.name,), out=last.out)))
+    verify(graph)
+    return graph
+
+
+SIDES = Padding(top=1, left=2, right=1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "signed", "kernel", "own", "given", "channels", "goes"),
+    [
+        ("conv", True, (2, 3), Padding(), SIDES, (0, 0), True),
+        ("conv", True, (2, 3), Padding(bottom=1, right=3), SIDES, (0, 0), True),
+        ("conv", True, (1, 1), Padding(), Padding(top=9, right=9), (0, 0), True),
+        ("conv", True, (2, 3), Padding(), SIDES, (2, 0), False),
+        ("conv", True, (2, 3), Padding(left=1000), Padding(left=24), (0, 0), True),
+        ("conv", True, (2, 3), Padding(left=1000), Padding(left=25), (0, 0), False),
+        ("sum", True, (2, 3), Padding(), SIDES, (0, 0), True),
+        ("sum", True, (2, 3), Padding(bottom=1), SIDES, (0, 0), True),
+        ("sum", True, (2, 3), Padding(top=1), SIDES, (0, 0), False),
+        ("sum", True, (2, 2), Padding(), SIDES, (0, 0), False),
+        ("max", False, (2, 3), Padding(), SIDES, (0, 0), True),
+        ("max", False, (2, 2), Padding(), SIDES, (0, 0), False),
+        ("max", True, (2, 3), Padding(), SIDES, (0, 0), False),
+    ],
+)
+def test_padding_goes_into_its_reader(
+    kind: str,
+    signed: bool,
+    kernel: tuple[int, int],
+    own: Padding,
+    given: Padding,
+    channels: tuple[int, int],
+    goes: bool,
+) -> None:
+    start, codes = coded(signed, 5, -9 if signed else 7)
+    pad = padded(codes, given, channels)
+    graph = ended(start, codes, pad, slid(kind, pad, kernel, own))
+    made = absorb_padding(graph)
+    verify(made)
+    assert ("pad" not in names(made)) == goes
+    same_output(graph, made)
+    if goes:
+        reader = made["reader"]
+        assert isinstance(reader, Conv2d | SumPool | MaxPool)
+        assert reader.padding == own + given
+
+
+def test_zeros_win_over_negative_codes() -> None:
+    """Why the padding of a signed map stays before a max pool: there its zeros are the largest codes."""
+    start, codes = coded(True, -3, -4)
+    pad = padded(codes, SIDES)
+    before = ended(start, codes, pad, slid("max", pad, (2, 3), Padding()))
+    inside = ended(start, codes, slid("max", codes, (2, 3), SIDES))
+    pixels = random_pixels(before, 1, 0)
+    assert run_oracle(before, pixels)["out"].max() == 0
+    assert run_oracle(inside, pixels)["out"].max() == -3
+
+
+def two_readers(*kinds: str) -> Graph:
+    """A padded map, read by ops of equal size, which a requantisation adds."""
+    start, codes = coded(True, 5, -9)
+    pad = padded(codes, SIDES)
+    readers = [slid(kind, pad, (2, 3), Padding(), f"{kind}{i}") for i, kind in enumerate(kinds)]
+    made = requant(ONE, constants(0), IntType(bits=8, signed=True))
+    total = Requantize(
+        name="y",
+        inputs=tuple(op.name for op in readers),
+        out=TensorSpec(shape=readers[0].out.shape, type=made.out, scale=0.5),
+        requant=replace(made, terms=(ONE,) * len(readers)),
+    )
+    return ended(start, codes, pad, *readers, total)
+
+
+def test_all_readers_or_none() -> None:
+    for kinds, goes in ((("conv", "sum"), True), (("conv", "max"), False), (("conv", "conv"), True)):
+        graph = two_readers(*kinds)
+        made = absorb_padding(graph)
+        assert ("pad" not in names(made)) == goes
+        same_output(graph, made)
+
+
+def test_padding_in_a_row() -> None:
+    """Channels first, then rows, then columns: one op, which stays for its channels."""
+    start, codes = coded(True, 5, -9)
+
+    def row(*steps: tuple[Padding, tuple[int, int]]) -> list[Op]:
+        ops: list[Op] = [start, codes]
+        for index, (padding, channels) in enumerate(steps):
+            ops.append(padded(ops[-1], padding, channels, f"pad{index}"))
+        return ops
+
+    mixed: Sequence[Op] = row((Padding(), (1, 2)), (Padding(top=3), (0, 0)), (SIDES, (0, 4)))
+    graph = ended(*mixed)
+    made = absorb_padding(graph)
+    verify(made)
+    assert names(made) == ["in", "codes", "pad2", "out"]
+    pad = made["pad2"]
+    assert isinstance(pad, Pad)
+    assert (pad.padding, pad.before, pad.after) == (SIDES + Padding(top=3), 1, 6)
+    same_output(graph, made)
+    spatial = row((SIDES, (0, 0)), (SIDES, (0, 0)))
+    graph = ended(*spatial, slid("conv", spatial[-1], (2, 3), Padding()))
+    made = absorb_padding(graph)
+    assert names(made) == ["in", "codes", "reader", "out"]
+    same_output(graph, made)
 
 
 ONE = constants(256)  # 1.0 in <16,8>
@@ -244,6 +390,7 @@ def test_pipeline_is_named() -> None:
     assert [p.name for p in PIPELINE] == [
         "drop_unread",
         "drop_identity",
+        "absorb_padding",
         "drop_exact_requantize",
         "tighten_sums",
     ]

@@ -86,6 +86,25 @@ def test_random_networks_compute_what_their_integers_do(seed: int) -> None:
         assert assert_equal(model, net.shape, chosen, seed) >= 2
 
 
+class Padded(nn.Module):
+    """Zeros around the image, before and after an activation, in pools and shortcuts; uneven 'same'."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.border, self.stem, self.bn0 = nn.ZeroPad2d((1, 0, 2, 0)), nn.Conv2d(2, 4, 2), nn.BatchNorm2d(4)
+        self.even = nn.Conv2d(4, 4, (2, 4), padding="same", dilation=(3, 1))
+        self.side, self.bn1 = nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)
+        self.more, self.pool = nn.ConstantPad2d((0, 1, 0, 1), 0.0), nn.MaxPool2d(3, 2)
+        self.last = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(self.more(torch.relu(self.bn0(self.stem(self.border(x))))))
+        y = self.more(torch.relu(self.more(self.even(x))))  # a ReLU of codes that wait for their zeros
+        x = self.bn1(self.side(y)) + x
+        x = nn.functional.avg_pool2d(nn.functional.pad(torch.relu(x), (1, 0, 0, 0, 1, 1)), 2)
+        return self.last(x.mean((2, 3)))
+
+
 class Everything(nn.Module):
     """Depthwise conv, ReLU6, option-A shortcut, projection, max pool, BN after a linear layer."""
 
@@ -117,6 +136,13 @@ def test_every_kind_of_requantisation(body: str, rounding: Rounding, bits: int) 
         if isinstance(module, ActQuantizer) and not module.signed:
             module.set_bound(6.5)  # so that ReLU6 clamps before the codes end
     assert assert_equal(model, (16, 16, 2), formats(body, rounding), 5) >= 9
+
+
+@pytest.mark.parametrize("rounding", [RND, TRN])
+@pytest.mark.parametrize("body", FORMATS)
+def test_zeros_on_every_side(body: str, rounding: Rounding) -> None:
+    model = prepared(Padded(), (7, 9, 2), Policy(weight_bits=4, act_bits=4), seed=3)
+    assert assert_equal(model, (7, 9, 2), formats(body, rounding), 5) >= 6
 
 
 def test_a_format_for_some_layers_and_narrow_edges() -> None:

@@ -19,6 +19,7 @@ from hwq.fixed import Constants
 from hwq.ir import Graph
 from hwq.ir.requant import Requant
 from hwq.serde import GRAPH_JSON, GRAPH_TENSORS, dump, load, loads, save
+from tests.emit.conftest import every_op
 from tests.graphs import graphs, seeded_graph
 
 
@@ -131,7 +132,8 @@ def test_messages() -> None:
         return str(caught.value)
 
     assert (
-        message(version=2) == "run/hls/graph.json: format version 2; this hwq reads version 1; export again"
+        message(version=3)
+        == "run/hls/graph.json: format version 3; this hwq reads versions 1..2; export again"
     )
     assert "not a graph of hwq" in message(format="onnx")
     assert "belongs to no op" in message(ops=[])
@@ -141,6 +143,67 @@ def test_messages() -> None:
         loads({**files, GRAPH_JSON: deep})
     with pytest.raises(InputError, match=r"graph\.safetensors is missing"):
         loads({GRAPH_JSON: files[GRAPH_JSON]})
+
+
+def test_version_1_is_read() -> None:
+    """Its paddings were (vertical, horizontal), its ChannelPad is a Pad of channels alone."""
+    files = dump(every_op())
+    document = json.loads(files[GRAPH_JSON])
+    document["version"] = 1
+    kinds = set()
+    for op in document["ops"]:
+        if op["kind"] == "Pad":
+            op["kind"] = "ChannelPad"
+            assert op.pop("padding") == [0, 0, 0, 0]
+        elif "padding" in op:
+            top, bottom, left, right = op["padding"]
+            assert (top, left) == (bottom, right)
+            op["padding"] = [top, left]
+        kinds.add(op["kind"])
+    assert {"ChannelPad", "Conv2d", "MaxPool", "SumPool"} <= kinds
+    assert dump(loads({**files, GRAPH_JSON: json.dumps(document).encode()})) == files
+    document["version"] = 2
+    with pytest.raises(InputError, match="padding must be 4 integers; export again"):
+        loads({**files, GRAPH_JSON: json.dumps(document).encode()})
+
+
+@pytest.mark.parametrize(
+    ("padding", "shape", "message"),
+    [
+        ([20000, 20000, 20000, 20000], [40004, 40004, 2], "(40004, 40004, 2) is not of positive, sensible"),
+        ([20000, 20000, 0, 0], [40004, 4, 2], "padding of 20000 above, 20000 below, 0 left, 0 right; a side"),
+        ([0, 0, 100000, 0], [4, 100004, 2], "100000 left, 0 right; a side has 0..1024"),
+        ([0, 0, -1, 0], [4, 3, 2], "-1 left, 0 right; a side has 0..1024"),
+        ([1000, 1000, 1000, 1000], [2004, 2004, 20], "has 80,320,320 codes; a tensor has 67,108,864 at most"),
+        ([1000, 1000, 1000, 1000], [2004, 2004, 2], None),
+    ],
+)
+def test_padding_takes_no_memory(padding: list[int], shape: list[int], message: str | None) -> None:
+    """A number in a small file asks for gigabytes: refused before anything is as large."""
+    spec = {"shape": [4, 4, 2], "type": "u8", "scale": 1.0}
+    channels = shape[2] - 2
+    ops = [
+        {"kind": "Input", "name": "in", "inputs": [], "out": spec},
+        {
+            "kind": "Pad",
+            "name": "pad",
+            "inputs": ["in"],
+            "out": {**spec, "shape": shape},
+            "padding": padding,
+            "before": channels,
+            "after": 0,
+        },
+        {"kind": "Output", "name": "out", "inputs": ["pad"], "out": {**spec, "shape": shape}},
+    ]
+    document = {"format": "hwq.graph", "version": 2, "name": "net", "ops": ops}
+    files = {GRAPH_JSON: json.dumps(document).encode(), GRAPH_TENSORS: tensors.save({})}
+    if message is None:
+        assert loads(files)["pad"].out.shape == tuple(shape)
+        return
+    with pytest.raises(InputError) as caught:
+        loads(files)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_tensor_faults() -> None:
@@ -160,5 +223,5 @@ def test_tensor_faults() -> None:
 
 def test_no_pickle_in_the_files() -> None:
     files = dump(seeded_graph(4))
-    assert all(not content.startswith(b"\x80") for content in files.values())
+    assert files[GRAPH_TENSORS][8:9] == b"{"  # a JSON header after its length
     assert files[GRAPH_JSON].decode("ascii")

@@ -23,6 +23,7 @@ from hwq.ir import (
     MaxPool,
     Op,
     Output,
+    Padding,
     Requant,
     Requantize,
     SumPool,
@@ -88,7 +89,7 @@ def chain(shape: tuple[int, ...], *make: Any) -> Graph:
 def conv(weight: npt.NDArray[Any], groups: int = 1, stride: tuple[int, int] = (1, 1), pad: int = 0) -> Any:
     def make(op: Op) -> Op:
         w = weight.astype(np.int64)
-        size = pooled_size(op.out.shape[:2], w.shape[1:3], stride, (pad, pad))  # type: ignore[arg-type]
+        size = pooled_size(op.out.shape[:2], w.shape[1:3], stride, Padding.even(pad, pad))  # type: ignore[arg-type]
         bits = IntType(bits=max(2, int(np.abs(w).max()).bit_length() + 1), signed=True)
         out = TensorSpec(shape=(*size, w.shape[0]), type=accumulator_type(w, op.out.type))
         return Conv2d(
@@ -98,7 +99,7 @@ def conv(weight: npt.NDArray[Any], groups: int = 1, stride: tuple[int, int] = (1
             weight=w,
             weight_type=bits,
             stride=stride,
-            padding=(pad, pad),
+            padding=Padding.even(pad, pad),
             groups=groups,
         )
 

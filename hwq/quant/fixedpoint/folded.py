@@ -343,15 +343,14 @@ class _Walk:
         return _Codes(node=value.nodes[0] if isinstance(value, _Pending) else value.node, factors=())
 
     def _rectified(self, value: _Pending) -> _Codes | None:
-        """A plain ReLU of codes: codes of the same scale."""
+        """A plain ReLU of codes, moved about perhaps: codes of the same scale."""
         known = all(isinstance(f, ActScale | Number) for t in value.terms for f in t.factors)
-        if not known or len(value.terms) != 1 or len(value.then) != 1:
+        if not known or len(value.terms) != 1 or any(map(self._is_relu6, value.then)):
             return None
-        node = value.then[0]
-        if self._is_relu6(node):
-            return None
-        copied = self._copy(node, {node.all_input_nodes[0]: value.nodes[0]})
-        return _Codes(node=copied, factors=value.terms[0].factors)
+        moved = value.nodes[0]
+        for node in value.then:
+            moved = self._copy(node, {node.all_input_nodes[0]: moved})
+        return _Codes(node=moved, factors=value.terms[0].factors)
 
     def _affine(self, node: fx.Node, position: int) -> _Pending:
         inputs = [a for a in (*node.args, *node.kwargs.values()) if isinstance(a, fx.Node)]

@@ -42,6 +42,7 @@ MODULES: dict[type[nn.Module], Kind] = {
     nn.AdaptiveAvgPool2d: Kind.AVERAGE,
     nn.MaxPool2d: Kind.CODES,
     nn.Flatten: Kind.CODES,
+    nn.ConstantPad2d: Kind.CODES,  # nn.ZeroPad2d is one
     nn.Dropout: Kind.SKIP,
     nn.Dropout2d: Kind.SKIP,
     nn.Identity: Kind.SKIP,
