@@ -48,13 +48,15 @@ def trace(model: nn.Module, image_shape: tuple[int, int, int] | None = None) -> 
     functionalise(module, (evaluated, graph))
     forget(graph)
     modules_for_dropouts(module, evaluated)
-    drop(graph)
     _views(graph)
     _prune(graph)
     graph.lint()
     module.recompile()
     if image_shape is not None:
         check(model, module, image_shape)
+    drop(graph)  # not before: sums in another memory format have other last bits
+    _prune(graph)
+    module.recompile()
     return module
 
 

@@ -103,7 +103,7 @@ EXACT: dict[str, Between] = {
     "F.relu6 inplace": statement(lambda net, x: F.relu6(x, inplace=True)),
     "a module": statement(lambda net, x: net.relu(x)),
     "ReLU6": statement(lambda net, x: net.relu6(x)),
-    "two": statement(lambda net, x: (x.relu_(), net.relu6(x))),
+    "two": statement(lambda net, x: (x.relu_(), net.relu(x))),
     "dropout": statement(lambda net, x: net.drop_(x)),
     "F.dropout": statement(lambda net, x: F.dropout(x, 0.5, net.training, inplace=True)),
     "not in place": statement(lambda net, x: torch.relu(x)),
