@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image
 
 from hwq.data.cache import Arrays, read_cache, write_cache
-from hwq.data.decode import Pixels, View, read
+from hwq.data.decode import Pixels, View, opened, read
 from hwq.data.files import Files
 from hwq.data.images import Images
 from hwq.data.listing import Listing, list_split
@@ -23,6 +22,8 @@ from hwq.errors import InputError
 _GIB = 1 << 30
 _CHUNK = 256
 _PROBED = 100
+_DECODER = 2
+"""Counts up with every change of what files become: nothing older is taken from the cache."""
 _CHECKED = 10_000
 """Files that are all read once before they are used; the result is cached."""
 
@@ -41,12 +42,15 @@ def load_folder(
         raise InputError(f"{spec.name}: where is it? Name its folder, as in --data {spec.name}:/path")
     listing, view = list_split(Path(spec.root), split), spec.view
     height, width = (view.size, view.size) if view.size is not None else _probe(listing)
-    shape = (height, width, view.channels or 3)
-    if not files and len(listing) * height * width * shape[2] <= spec.memory * _GIB:
+    channels = view.channels or 3
+    if not files and len(listing) * height * width * channels <= spec.memory * _GIB:
         return _in_memory(listing, view, spec.skip_bad)
     left_out: tuple[str, ...] = ()
     if spec.skip_bad or len(listing) <= _CHECKED:
-        bad = _cached(listing, "check", lambda: _check(listing))["bad"]
+        checked = _cached(listing, "check", lambda: _check(listing))
+        bad = checked["bad"]
+        if view.channels is None and checked["grey"].all():
+            channels = 1
         left_out = tuple(listing.path(i) for i in bad)
         if left_out and not spec.skip_bad:
             read(left_out[0], View())  # says what is wrong with it
@@ -55,8 +59,8 @@ def load_folder(
         listing = listing.without(bad)
     return Files(
         listing=listing,
-        view=replace(view, channels=shape[2]),
-        shape=shape,
+        view=replace(view, channels=channels),
+        shape=(height, width, channels),
         limit=int(max(spec.memory, 1.0) * _GIB),
         workers=workers,
         left_out=left_out,
@@ -67,9 +71,9 @@ def _probe(listing: Listing) -> tuple[int, int]:
     """(H, W) of the first file whose header can be read; (0, 0) leaves the complaint to the decoding."""
     for index in range(min(len(listing), _PROBED)):
         try:
-            with Image.open(listing.path(index)) as image:
+            with opened(listing.path(index)) as image:
                 return image.height, image.width
-        except Exception:  # Pillow raises anything on a damaged file
+        except InputError:
             continue
     return 0, 0
 
@@ -86,7 +90,7 @@ def _in_memory(listing: Listing, view: View, skip: bool) -> Images:
 
 
 def _cached(listing: Listing, how: str, make: Callable[[], Arrays]) -> Arrays:
-    key = listing.key(how)
+    key = listing.key(f"{_DECODER} {how}")
     stored = read_cache(key)
     if stored is None or not _whole(stored, len(listing)):
         stored = make()
@@ -99,14 +103,19 @@ def _whole(stored: Arrays, count: int) -> bool:
         return False
     pixels = stored.get("pixels")
     if pixels is None:
-        return True
+        return "grey" in stored
     return pixels.dtype == np.uint8 and pixels.ndim == 4 and len(pixels) + len(stored["bad"]) == count
 
 
 def _check(listing: Listing) -> Arrays:
-    """The indices of the files that cannot be read whole."""
-    bad = [index for index, _, error in _each(listing, View(), keep=False) if error is not None]
-    return {"bad": np.array(bad, dtype=np.int64)}
+    """bad: the indices of the files that cannot be read whole. grey: of the others, whether each is."""
+    bad, grey = list[int](), list[bool]()
+    for index, image, error in _each(listing, View(), keep=False):
+        if error is None:
+            grey.append(image.shape[2] == 1)
+        else:
+            bad.append(index)
+    return {"bad": np.array(bad, dtype=np.int64), "grey": np.array(grey, dtype=np.bool_)}
 
 
 def _decode(listing: Listing, view: View, skip: bool) -> Arrays:
@@ -143,7 +152,7 @@ def _none(listing: Listing) -> InputError:
 
 
 def _each(listing: Listing, view: View, *, keep: bool) -> Iterator[tuple[int, Pixels, InputError | None]]:
-    """(index, pixels, what is wrong with the file), in order, by threads. No pixels unless `keep`."""
+    """(index, pixels, what is wrong with the file), in order, by threads. Pixels: (0, 0, C) unless `keep`."""
     nothing = np.zeros((0, 0, 3), dtype=np.uint8)
 
     def some(first: int) -> list[tuple[int, Pixels, InputError | None]]:
@@ -151,7 +160,7 @@ def _each(listing: Listing, view: View, *, keep: bool) -> Iterator[tuple[int, Pi
         for index in range(first, min(first + _CHUNK, len(listing))):
             try:
                 image = read(listing.path(index), view)
-                found.append((index, image if keep else nothing, None))
+                found.append((index, image if keep else nothing[..., : image.shape[2]], None))
             except InputError as error:
                 found.append((index, nothing, error))
         return found
