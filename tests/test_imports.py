@@ -29,7 +29,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "simulate": {"errors", "fixed", "ir"},
     "engine": {"assets", "compiler", "errors", "fixed", "ir", "simulate"},
     "emit": {"assets", "errors", "files", "fixed", "ir"},
-    "cosim": {"compiler", "emit", "engine", "errors", "files", "ir", "serde", "simulate"},
+    "agreement": {"data", "errors", "fixed", "ir", "lower", "passes", "quant", "serde", "simulate", "train"},
+    "cosim": {"agreement", "compiler", "emit", "engine", "errors", "files", "ir", "serde", "simulate"},
     "onnx": {"errors", "fixed", "ir"},
     "estimate": {"errors", "fixed", "ir"},
     "report": {"assets", "errors", "files", "fixed", "ir"},
@@ -47,7 +48,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
     "train": {"checkpoint": set()},
 }
 """Rooms of a module, and which of them each may import; none imports the front of its module."""
-TORCH = {"quant", "models", "data", "train", "lower", "simulate"}
+TORCH = {"agreement", "quant", "models", "data", "train", "lower", "simulate"}
 """Modules that may import torch; data only what torchvision's datasets need."""
 LIGHT = {"errors", "files", "assets", "fixed", "ir"}
 """Modules that need numpy at most."""

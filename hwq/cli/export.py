@@ -133,6 +133,7 @@ def export_run(run: Path, options: ExportOptions) -> Exported:
             "edge_fixed": options.edge_fixed,
             "round": options.rounding,
             "layers": options.layers,
+            "off_bits": options.off_bits,
             "data": _data_facts(meta, options.data),
             # measured in training, so nothing about other images
             "accuracy": meta.accuracy if _spec(meta, options.data) == meta.data else {},

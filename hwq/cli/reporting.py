@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hwq import __version__
 from hwq.errors import InputError
 from hwq.files import DOCUMENT, parse_json, read_bytes
-from hwq.report import Build, Report, Stage, constant_rows, op_rows, training_curves
+from hwq.report import Build, CodesRow, Report, Stage, constant_rows, op_rows, training_curves
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,7 +76,10 @@ def assemble(
     return Report(
         title=title,
         subtitle=subtitle,
+        warnings=tuple(dict.fromkeys(line for comparison in comparisons for line in comparison.warnings)),
         builds=tuple(build_of(comparison) for comparison in comparisons),
+        meaning=tuple(comparisons[0].meaning) if comparisons else (),
+        layer_codes=_layer_codes(comparisons),
         stages=tuple(stages),
         ops=op_rows(graph, values=values, mismatches=mismatches, codes=codes),
         constants=constant_rows(graph, issues),
@@ -85,6 +88,13 @@ def assemble(
         facts=(*facts, *_versions(comparisons)),
         histogram_images=max((len(array) for array in codes.values()), default=0),
     )
+
+
+def _layer_codes(comparisons: Sequence[Comparison]) -> tuple[CodesRow, ...]:
+    """Of the first comparison that has them."""
+    found = (c.agreement.layers for c in comparisons if not isinstance(c.agreement, str))
+    rows = next(found, ())
+    return tuple(CodesRow(op=row.op, values=row.values, differing=row.differing) for row in rows)
 
 
 def _versions(comparisons: Sequence[Comparison]) -> list[tuple[str, str]]:

@@ -17,7 +17,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from hwq.cli.console import output
+from hwq.cli.console import output, warn
 from hwq.cli.export import ExportOptions, export_run
 from hwq.cli.reporting import assemble, read_metrics
 from hwq.cli.simulate import SimulateOptions, simulate_project
@@ -109,7 +109,7 @@ def _compare(run: Path, out: Path, threads: int) -> list[Comparison]:
     comparisons = []
     for build in ("ap", "native"):
         with _step(f"C++ against Python, {build} build: compile, run, compare every op"):
-            options = SimulateOptions(build=build, images=_ALL, threads=threads)
+            options = SimulateOptions(build=build, images=_ALL, threads=threads, agreement=_ALL)
             comparison = simulate_project(run / "hls", options, page=False)
         comparison = replace(comparison, project=str(out / "hls"))
         write_json(run / "hls" / f"verdict-{build}.json", comparison.to_json())
@@ -191,8 +191,10 @@ def _summary(report: Report, out: Path, passed: bool, seconds: float) -> None:
     values = sum(build.values for build in report.builds)
     mismatches = sum(build.mismatches for build in report.builds)
     verdict = "PROVEN bit-exact" if passed else "MISMATCH"
+    click.echo("\n".join(report.meaning))
     click.echo(f"{verdict}: {values:,} values compared, {mismatches:,} mismatches ({seconds:.0f} s)")
     click.echo(f"report: {out / 'report.html'}   HLS project: {out / 'hls'}")
+    warn(*report.warnings)
 
 
 @contextmanager

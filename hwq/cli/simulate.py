@@ -13,6 +13,7 @@ from hwq.cli.options import NewFile
 from hwq.errors import InputError
 
 if TYPE_CHECKING:
+    from hwq.agreement import Agreement
     from hwq.cosim.manifest import Manifest
     from hwq.cosim.project import Batch
     from hwq.cosim.verdict import Report
@@ -39,6 +40,7 @@ class SimulateOptions:
     timeout: float = 1800.0
     accept: bool = False
     engine: Preference = "torch"
+    agreement: int = 250
 
 
 @click.command
@@ -68,6 +70,14 @@ class SimulateOptions:
     help="The Python side: torch shares no code with any C++; native is faster; auto: native if it runs.",
 )
 @click.option(
+    "--agreement",
+    type=click.IntRange(min=0),
+    default=250,
+    show_default=True,
+    metavar="IMAGES",
+    help="Images on which answers and codes are compared with those of the trained network.",
+)
+@click.option(
     "--accept-edits",
     is_flag=True,
     help="Run a project that was changed since export; the changes are listed.",
@@ -82,6 +92,7 @@ def command(
     threads: int,
     timeout: float,
     engine: Preference,
+    agreement: int,
     accept_edits: bool,
     json_path: Path | None,
 ) -> int:
@@ -102,6 +113,7 @@ def command(
         timeout=timeout,
         accept=accept_edits,
         engine=engine,
+        agreement=agreement,
     )
     report = simulate_project(find_project(run), options, json_path)
     print_report(report)
@@ -155,6 +167,7 @@ def simulate_project(
         )
     if sink is not None:
         sink.write()
+    report = replace(report, agreement=_agreement(manifest, options, graph, batch, report))
     content = report.to_json()
     for path in (folder / f"verdict-{options.build}.json", json_path):
         if path is not None:
@@ -162,6 +175,42 @@ def simulate_project(
     if page:
         _write_page(folder, graph, batch, report, manifest)
     return report
+
+
+def _agreement(
+    manifest: Manifest, options: SimulateOptions, graph: Graph, batch: Batch, report: Report
+) -> Agreement | str:
+    """With the trained network whose checkpoint is beside the project, or why there is none."""
+    from hwq.agreement.measure import of_project
+    from hwq.cli.export import ExportOptions, lower_run
+    from hwq.engine import simulator
+
+    if not options.agreement:
+        return "not compared with the trained network: --agreement 0"
+    assert report.predictions is not None
+    fixed, edge, rounding = (manifest.raw.get(key) for key in ("fixed", "edge_fixed", "round"))
+    layers, off_bits = manifest.raw.get("layers"), manifest.raw.get("off_bits")
+    texts = [fixed, edge, rounding, *(layers if isinstance(layers, list) else [None])]
+    if not all(isinstance(text, str) for text in texts) or not isinstance(off_bits, int | None):
+        return "not compared with the trained network: project.json does not say in which formats it was made"
+    export = ExportOptions(
+        fixed=str(fixed),
+        edge_fixed=str(edge),
+        rounding=str(rounding),
+        layers=[str(layer) for layer in layers or ()],
+        off_bits=off_bits,
+        allow_lossy=True,
+    )
+    return of_project(
+        manifest.folder,
+        graph,
+        lambda model, meta: lower_run(model, meta, export.formats(), export),
+        lambda lowered: simulator(lowered, options.threads, options.engine),
+        batch.pixels,
+        report.predictions,
+        batch.labels,
+        images=options.agreement,
+    )
 
 
 def _write_page(folder: Path, graph: Graph, batch: Batch, report: Report, manifest: Manifest) -> None:
@@ -276,7 +325,7 @@ def print_report(report: Report) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from hwq.cli.console import output
+    from hwq.cli.console import output, warn
 
     verdict = report.verdict
     table = Table()
@@ -298,9 +347,12 @@ def print_report(report: Report) -> None:
     console.print(table)
     if any(value is not None for value in report.accuracy.values()):
         console.print(_accuracies(report), soft_wrap=True)
+    for line in report.meaning:
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
     for message in verdict.messages[:3]:
         console.print(Text(f"the C++ said: {message}"))
     click.echo(_summary(report))
+    warn(*report.warnings)
 
 
 def _accuracies(report: Report) -> str:

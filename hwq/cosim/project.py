@@ -14,7 +14,7 @@ from hwq.compiler import Built, find_compiler
 from hwq.cosim.build import Build, build
 from hwq.cosim.examine import refusal
 from hwq.cosim.manifest import Edit, Manifest
-from hwq.cosim.session import Sink, cosimulate
+from hwq.cosim.session import Sink, Taps, cosimulate
 from hwq.cosim.verdict import Report
 from hwq.emit import Folding, Golden, Project, emit
 from hwq.emit.project import MANIFEST
@@ -23,7 +23,7 @@ from hwq.errors import InputError
 from hwq.files import DOCUMENT, Missing, read_text
 from hwq.ir import Graph
 from hwq.serde import GRAPH_JSON, GRAPH_TENSORS, dump, load
-from hwq.simulate import Simulator, accuracy
+from hwq.simulate import LogitWatch, Simulator, accuracy
 
 FOLDER = "hls"
 """Where `hwq export RUN` writes by default: RUN/hls."""
@@ -140,11 +140,18 @@ def verify_project(
     _check_images(graph, batch)
     built = compile_project(manifest, kind)
     runner = simulator(graph, threads, engine, note=note)
+    watch = LogitWatch(graph)
+
+    def reference(pixels: npt.NDArray[np.uint8]) -> Taps:
+        outputs = runner.run(pixels, keep="all").outputs
+        watch.add(outputs)
+        return outputs
+
     outcome = cosimulate(
         graph,
         built.library,
         batch.pixels,
-        lambda pixels: runner.run(pixels, keep="all").outputs,
+        reference,
         workers=threads,
         timeout=timeout,
         progress=progress,
@@ -172,6 +179,8 @@ def verify_project(
         accepted=accepted,
         accuracy=figures,
         whole=batch.whole,
+        logits=watch.result(),
+        predictions=outcome.predicted_python,
     )
 
 

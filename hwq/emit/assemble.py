@@ -48,6 +48,7 @@ def emit(
     edge_fixed: str = "",
     round: str = "",
     layers: Sequence[str] = (),
+    off_bits: int | None = None,
     data: Mapping[str, Any] | None = None,
     accuracy: Mapping[str, Any] | None = None,
     extra: Mapping[str, bytes] | None = None,
@@ -57,9 +58,9 @@ def emit(
 ) -> Project:
     """The project of a legal graph.
 
-    folding: layers it leaves out get the default. fixed, edge_fixed, round, layers (PATTERN=FORMAT), data,
-    accuracy: what the manifest says of the export. extra: more files for the project. bound: graph.json,
-    from the manifest's digest, which it states. Raises InputError for a folding that does not divide,
+    folding: layers it leaves out get the default. fixed, edge_fixed, round, layers (PATTERN=FORMAT),
+    off_bits, data, accuracy: what the manifest says of the export. extra: more files for the project.
+    bound: graph.json, from the manifest's digest, which it states. Raises InputError for a folding that does not divide,
     UnsupportedError for codes or sums that no C++ build can hold.
     """
     verify(graph)
@@ -69,7 +70,13 @@ def emit(
     for op in graph:
         KERNELS[type(op)](net, op)
     set_depths(net.processes, net.streams)
-    meta = {"fixed": fixed, "edge_fixed": edge_fixed, "round": round, "layers": list(layers)}
+    meta = {
+        "fixed": fixed,
+        "edge_fixed": edge_fixed,
+        "round": round,
+        "layers": list(layers),
+        "off_bits": off_bits,
+    }
     return _assemble(net, golden, meta, data or {}, accuracy or {}, extra or {}, bound, (part, period_ns))
 
 

@@ -6,9 +6,11 @@
 from hwq.lower.formats import Formats, parse_override
 from hwq.lower.report import ConstantIssue, LossyError, LowerReport, RealConstants, constant_issues
 from hwq.lower.usage import FormatUse, RangeUse, format_uses, range_use
+from hwq.lower.values import Codes
 from hwq.lower.walk import Lowered, lower
 
 __all__ = [
+    "Codes",
     "ConstantIssue",
     "FormatUse",
     "Formats",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,10 +25,14 @@ from hwq.quant import QuantConv2d, QuantLinear, calibrate_off, off_tensors, wher
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Lowered:
-    """The verified graph, and what its constants' formats lost."""
+    """The verified graph, and what its constants' formats lost.
+
+    codes: by name of the torch graph's node, the integers of `graph` that stand for its tensor.
+    """
 
     graph: Graph
     report: LowerReport
+    codes: Mapping[str, Codes] = field(default_factory=dict)
 
 
 def lower(
@@ -70,7 +74,8 @@ def lower(
     )
     if not allow_lossy:
         report.check()
-    return Lowered(graph=graph, report=report)
+    codes = {node.name: value for node, value in walk.values.items() if isinstance(value, Codes)}
+    return Lowered(graph=graph, report=report, codes={n: c for n, c in codes.items() if c.op in used})
 
 
 def _normalisation(mean: Sequence[float], std: Sequence[float], channels: int) -> tuple[Floats, Floats]:

@@ -92,6 +92,15 @@ class ConstantRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CodesRow:
+    """Codes of one layer on inputs equal to the integers'. differing: from the integers, of `values`."""
+
+    op: str
+    values: int
+    differing: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Series:
     """One line of a curve; points are (x, y) in the order drawn."""
 
@@ -111,11 +120,18 @@ class Curve:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """Everything on the page. `facts` are label and value; `commands` are shell lines."""
+    """Everything on the page. `facts` are label and value; `commands` are shell lines.
+
+    warnings: loud lines under the verdict. meaning: how the trained network and the integers agree, in
+    sentences; layer_codes: the same layer by layer.
+    """
 
     title: str
     subtitle: str = ""
+    warnings: tuple[str, ...] = ()
     builds: tuple[Build, ...] = ()
+    meaning: tuple[str, ...] = ()
+    layer_codes: tuple[CodesRow, ...] = ()
     stages: tuple[Stage, ...] = ()
     ops: tuple[OpRow, ...] = ()
     constants: tuple[ConstantRow, ...] = ()

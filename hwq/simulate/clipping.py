@@ -62,8 +62,8 @@ class LogitRange:
         return (
             f"WARNING: {self.clipped:,} of {self.logits:,} logits ({100 * self.share:.2f}%), in "
             f"{self.clipped_images:,} of {self.images:,} images ({100 * self.share_of_images:.2f}%), are "
-            f"clipped: they reach {low}..{high}, their type {self.form} ends at {ends}. Answers there mean little: "
-            "give another --edge-fixed (`hwq explain` names the cheapest)"
+            f"clipped: they reach {low}..{high}, their type {self.form} ends at {ends}. Answers there mean "
+            "little: give another --edge-fixed (`hwq explain` names the cheapest)"
         )
 
 
