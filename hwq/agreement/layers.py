@@ -62,7 +62,7 @@ def _places(model: fx.GraphModule, lowered: Lowered) -> dict[str, tuple[Codes, A
     return found
 
 
-class _Fed(fx.Interpreter):  # type: ignore[misc]  # torch's is not typed
+class _Fed(fx.Interpreter):
     def __init__(
         self,
         model: fx.GraphModule,

@@ -191,7 +191,11 @@ def _agreement(
     fixed, edge, rounding = (manifest.raw.get(key) for key in ("fixed", "edge_fixed", "round"))
     layers, off_bits = manifest.raw.get("layers"), manifest.raw.get("off_bits")
     texts = [fixed, edge, rounding, *(layers if isinstance(layers, list) else [None])]
-    if not all(isinstance(text, str) for text in texts) or not isinstance(off_bits, int | None):
+    if (
+        not all(isinstance(text, str) for text in texts)
+        or rounding not in ("rnd", "trn")
+        or not isinstance(off_bits, int | None)
+    ):
         return "not compared with the trained network: project.json does not say in which formats it was made"
     export = ExportOptions(
         fixed=str(fixed),

@@ -60,8 +60,8 @@ def emit(
 
     folding: layers it leaves out get the default. fixed, edge_fixed, round, layers (PATTERN=FORMAT),
     off_bits, data, accuracy: what the manifest says of the export. extra: more files for the project.
-    bound: graph.json, from the manifest's digest, which it states. Raises InputError for a folding that does not divide,
-    UnsupportedError for codes or sums that no C++ build can hold.
+    bound: graph.json, from the manifest's digest, which it states. Raises InputError for a folding that does
+    not divide, UnsupportedError for codes or sums that no C++ build can hold.
     """
     verify(graph)
     _check_types(graph)
