@@ -31,11 +31,11 @@ template <class T> inline T within(int64_t limit) {
   return limit > top ? top : limit < -top ? -top : static_cast<T>(limit);
 }
 
-// `fraction` of this channel: CFG::fraction where all channels share it.
+// fraction: of this channel's sum; CFG::fraction where all channels share it.
 template <class CFG> inline typename CFG::out_t code(const work<CFG::sum_bits> &sum, int fraction) {
   typedef work<CFG::sum_bits> sum_t;
   sum_t half = 0;
-  if (CFG::round_half_up && fraction > 0) half = (static_cast<sum_t>(1) << fraction) >> 1;
+  if (CFG::round_half_up && fraction > 0) half = static_cast<sum_t>(1) << (fraction - 1);
   const sum_t lo = within<sum_t>(CFG::lo()), hi = within<sum_t>(CFG::hi());
   sum_t value = (sum + half) >> fraction;
   value = value < lo ? lo : value;
@@ -68,9 +68,17 @@ template <int BITS> struct rounded<BITS, false, false> { typedef ap_ufixed<BITS,
 
 } // namespace detail
 
-template <class CFG> inline typename CFG::out_t code(const ap_int<CFG::sum_bits> &sum, int) {
-  ap_fixed<CFG::sum_bits, CFG::sum_bits - CFG::fraction> value;
-  value.range(CFG::sum_bits - 1, 0) = sum.range(CFG::sum_bits - 1, 0);
+// fraction: of this channel's sum. Where channels differ, the sum is brought to the one fraction bit that
+// decides the rounding; bits below it change neither floor nor half up.
+template <class CFG> inline typename CFG::out_t code(const ap_int<CFG::sum_bits> &sum, int fraction) {
+  const int bits = CFG::sum_bits + CFG::own_fractions;
+  ap_int<bits> raw = sum;
+  if (CFG::own_fractions) {
+    raw <<= 1;
+    raw >>= fraction;
+  }
+  ap_fixed<bits, bits - CFG::fraction> value;
+  value.range(bits - 1, 0) = raw.range(bits - 1, 0);
   const typename detail::rounded<CFG::out_bits, CFG::out_signed, CFG::round_half_up>::type rounded = value;
   typename CFG::out_t y = rounded;
   if (CFG::clamps) { // the limits are not the type's own

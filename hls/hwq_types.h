@@ -2,7 +2,6 @@
 //   default        AMD's ap_int / ap_uint: synthesis and the reference C simulation
 //   -DHWQ_NATIVE   the smallest built-in integer that holds the width, for speed. The bits are the
 //                  same because no value leaves its type: every width is proved when code is emitted.
-// HWQ_BUILD(ap, native) is what differs between the two builds.
 // HWQ_PICK(folded, unfolded): a CPU has no processing elements, so the native build runs every loop
 // unfolded (-DHWQ_FOLDED keeps the folding). That changes the schedule, never a value.
 #ifndef HWQ_TYPES_H
@@ -33,8 +32,6 @@ template <int BITS> struct bytes {
 
 #ifdef HWQ_NATIVE
 
-#define HWQ_BUILD(ap, native) (native)
-
 namespace hwq {
 
 template <int BITS> using sint = typename detail::builtin<detail::bytes<BITS>::value>::s;
@@ -49,8 +46,6 @@ template <int BITS> using work = sint<(BITS < 32 ? 32 : BITS)>;
 
 #include <ap_fixed.h>
 #include <ap_int.h>
-
-#define HWQ_BUILD(ap, native) (ap)
 
 namespace hwq {
 

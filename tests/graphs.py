@@ -27,6 +27,7 @@ from hwq.fixed import (
     ShiftFormat,
 )
 from hwq.ir import (
+    Bound,
     Concat,
     Conv2d,
     Flatten,
@@ -43,8 +44,9 @@ from hwq.ir import (
     SumPool,
     TensorSpec,
     accumulator_type,
-    magnitude,
+    output_bound,
     pooled_size,
+    sum_type,
     verify,
 )
 from hwq.simulate.oracle import ORACLE
@@ -111,6 +113,7 @@ class GraphMaker:
         self.rng = np.random.default_rng(source.integer(0, 2**32 - 1))
         self.ops: list[Op] = []
         self.values: dict[str, npt.NDArray[Any]] = {}
+        self.bounds: dict[str, Bound] = {}
 
     # -- small draws
     def often(self, percent: int) -> bool:
@@ -120,6 +123,7 @@ class GraphMaker:
     def add(self, op: Op) -> Op:
         self.ops.append(op)
         self.values[op.name] = self.value(op)
+        self.bounds[op.name] = output_bound(op, [self.bounds[name] for name in op.inputs])
         return op
 
     def value(self, op: Op) -> npt.NDArray[Any]:
@@ -190,7 +194,7 @@ class GraphMaker:
         channels = inputs[0].out.channels
         rounding = self.source.choice([Rounding.RND, Rounding.RND, Rounding.TRN])
         lo, hi = self._limits(kind)
-        bounds = tuple(magnitude(op.out.type) for op in inputs)
+        bounds = tuple(self.bounds[op.name] for op in inputs)
         seen = tuple(max(1, int(abs(self.values[op.name]).max())) for op in inputs)
         for _ in range(4):
             terms = []
@@ -203,7 +207,8 @@ class GraphMaker:
             if made.sum_bits(bounds) <= MAX_SUM_BITS:
                 return made
         form = AutoFormat(16)
-        plain = tuple(form.quantize(self._reals(channels, kind.hi / b), bias=False) for b in bounds)
+        tops = [kind.hi / max(1, int(b.max())) for b in bounds]
+        plain = tuple(form.quantize(self._reals(channels, top), bias=False) for top in tops)
         return Requant(
             terms=plain,
             bias=form.quantize(self._reals(channels, float(kind.hi)), bias=True),
@@ -306,7 +311,7 @@ class GraphMaker:
         size = pooled_size((h, w), (kh, kw), pairs["stride"], padding, pairs["dilation"])
         if size[0] * size[1] * outs > MAX_SIZE:
             return None
-        kind = accumulator_type(weight, op.out.type)
+        kind = accumulator_type(weight, self.bounds[op.name], groups)
         if kind.bits > MAX_BITS:
             return None
         if self.often(10) and kind.bits + 5 <= MAX_BITS:  # wider than it must be
@@ -327,7 +332,7 @@ class GraphMaker:
     def linear(self, op: Op) -> Op | None:
         weight_type = self._weight_type()
         weight = self._weights((self.source.integer(1, 12), op.out.size), weight_type)
-        kind = accumulator_type(weight, op.out.type)
+        kind = accumulator_type(weight, self.bounds[op.name])
         if kind.bits > MAX_BITS:
             return None
         spec = TensorSpec(shape=(weight.shape[0],), type=kind)
@@ -353,8 +358,7 @@ class GraphMaker:
             spec = TensorSpec(shape=shape, type=source, scale=op.out.scale)
             name = self.fresh("maxpool")
             return self.add(MaxPool(name=name, inputs=(op.name,), out=spec, kernel=k, stride=s, padding=p))
-        bound = k[0] * k[1] * magnitude(source)
-        kind = IntType(bits=bound.bit_length() + source.signed, signed=source.signed)
+        kind = sum_type(self.bounds[op.name] * (k[0] * k[1]), signed=source.signed)
         spec = TensorSpec(shape=shape, type=kind)
         name = self.fresh("sumpool")
         return self.add(SumPool(name=name, inputs=(op.name,), out=spec, kernel=k, stride=s, padding=p))

@@ -178,7 +178,7 @@ def inspect_graph(
 def _facts(
     graph: Graph, op: Op, issues: Sequence[ConstantIssue] | None, folding: Mapping[str, Sequence[int]]
 ) -> OpFacts:
-    from hwq.ir import Conv2d, Linear, Requantize, requant_sum_bits
+    from hwq.ir import Conv2d, Linear, Requantize
 
     extra: dict[str, Any] = {}
     low, high = op.out.type.lo, op.out.type.hi
@@ -196,7 +196,7 @@ def _facts(
             low, high = op.requant.lo, op.requant.hi
             constants = (*op.requant.terms, op.requant.bias)
             extra = {
-                "sum_bits": requant_sum_bits(graph, op),
+                "sum_bits": graph.sum_bits(op),
                 "rounding": op.requant.rounding.value,
                 "parameters": sum(c.raw.size for c in constants),
                 "constants": _constants(op, issues),

@@ -11,92 +11,76 @@ from hwq.emit.plan import Config, Lanes, Network, OpHeader, Table, pixels, vecto
 from hwq.emit.tables import literal, raw_ctype
 from hwq.errors import UnsupportedError
 from hwq.fixed import Constants, Rounding
-from hwq.ir import Requant, Requantize, magnitude
+from hwq.ir import Bound, Requant, Requantize
 
 NATIVE_BITS = 128
-AP_BITS = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scaling:
-    """A requantisation with one fraction F for all channels.
+    """A requantisation as the C++ computes it: with a binary point of each channel, or one for all.
 
-    Mathematically the same as one F a channel: a channel with a smaller F has its sum shifted up by
-    `lift`, and half a code stays half a code. The native build takes the lift back where that saves
-    width. shifts: one array a constant (terms, then bias), of length 1 where uniform.
+    One F for all channels is mathematically the same: a channel with a smaller F has its sum shifted up,
+    and half a code stays half a code. It saves the last shift of each channel, and is taken where it
+    makes no sum wider. fraction: (C,), or (1,) where one serves all. shifts: one array a constant (terms,
+    then bias), of length 1 where uniform. bits: signed width of every partial sum.
     """
 
-    fraction: int
+    fraction: npt.NDArray[np.int64]
     shifts: tuple[npt.NDArray[np.int64], ...]
-    lift: npt.NDArray[np.int64]
-    lifted: bool
-    ap_bits: int
-    native_bits: int
+    bits: int
 
     @property
-    def sum_bits(self) -> str:
-        """The width of the sum as a C++ constant."""
-        same = self.ap_bits == self.native_bits
-        return str(self.ap_bits) if same else f"HWQ_BUILD({self.ap_bits}, {self.native_bits})"
-
-
-def _capacity(bits: int) -> int:
-    """Bits of the built-in integer for a sum."""
-    return 32 if bits <= 32 else 64 if bits <= 64 else 128
+    def own(self) -> bool:
+        """Whether channels have binary points of their own."""
+        return self.fraction.size > 1
 
 
 def _uniform(values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return values[:1] if bool((values == values[0]).all()) else values
 
 
-def _shifts(constants: Constants, common: int) -> npt.NDArray[np.int64]:
-    """2^shift brings a raw value to the common fraction; zeros take the smallest shift of the others."""
-    shifts = common - constants.fraction
-    used = shifts[constants.raw != 0]
-    if used.size == 0:
+def _shifts(
+    constants: Constants, fraction: npt.NDArray[np.int64], bound: Bound | int
+) -> npt.NDArray[np.int64]:
+    """2^shift brings a raw value to `fraction`. What adds 0 takes the smallest shift of the others."""
+    alive = (constants.raw != 0) & (np.asarray(bound) != 0)
+    shifts, alive = np.broadcast_arrays(fraction - constants.fraction, alive)
+    if not alive.any():
         return np.zeros(1, np.int64)
-    return _uniform(np.where(constants.raw == 0, used.min(), shifts))
+    return _uniform(np.where(alive, shifts, shifts[alive].min()))
 
 
-def scaling(requant: Requant, bounds: tuple[int, ...], name: str) -> Scaling:
-    """One F for all channels and the widths of the sum. bounds: max|x| a term.
+def scaling(requant: Requant, bounds: tuple[Bound, ...], name: str) -> Scaling:
+    """The narrowest sums that are proved to suffice. bounds: max|x| of each channel, one array a term.
 
-    Raises UnsupportedError where no build could hold the sum.
+    Raises UnsupportedError where the native build could not hold the sum.
     """
-    fractions = requant.alignment.fraction
-    common = int(fractions.max())
-    lift = common - fractions
-    own_bits = max(requant.sum_bits(bounds), common + 1)
-    worst = np.zeros(requant.channels, object)
-    for c, bound in zip((*requant.terms, requant.bias), (*bounds, 1), strict=True):
-        size = np.abs(c.raw.astype(object)) * bound
-        worst = worst + (size << _broadcast(_shifts(c, common), c.raw.size).astype(object))
-    half = (1 << common) >> 1 if requant.rounding is Rounding.RND else 0
-    bits = max(int(max(worst) + half).bit_length() + 1, common + 2)
-    lifted = _capacity(own_bits) < _capacity(bits)
-    native = own_bits if lifted else bits
-    if native > NATIVE_BITS or bits > AP_BITS:
+    own = _uniform(requant.alignment.fraction)
+    common = own.max(keepdims=True)
+    made = min((_scaling(requant, bounds, f) for f in (common, own)), key=lambda s: s.bits)
+    if made.bits > NATIVE_BITS:
         raise UnsupportedError(
-            f"op '{name}': its requantisation sums need {native} bits, "
+            f"op '{name}': its requantisation sums need {made.bits} bits, "
             f"C++ built-in integers end at {NATIVE_BITS}; "
             "choose a narrower --fixed format"
         )
-    shifts = tuple(_shifts(c, common) for c in (*requant.terms, requant.bias))
-    if lifted:
-        # only zeros can lie below the lift, and a zero may be shifted by anything: never by less than 0
-        shifts = tuple(_uniform(np.maximum(s, lift)) for s in shifts)
-    return Scaling(
-        fraction=common,
-        shifts=shifts,
-        lift=lift,
-        lifted=lifted,
-        ap_bits=bits,
-        native_bits=native,
-    )
+    return made
 
 
-def _broadcast(values: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
-    return np.broadcast_to(values, (count,))
+def _scaling(requant: Requant, bounds: tuple[Bound, ...], fraction: npt.NDArray[np.int64]) -> Scaling:
+    """With these binary points, none of which lies above the channel's own."""
+    lift = (fraction - requant.alignment.fraction).astype(object)
+    a = requant.alignment
+    half = 0 if requant.rounding is not Rounding.RND else (1 << fraction.astype(object)) >> 1
+    worst = np.abs(a.bias) << lift
+    for multiplier, bound in zip(a.multipliers, bounds, strict=True):
+        worst = worst + ((np.abs(multiplier) * bound) << lift)
+    # at least the fraction and a sign: shifts by the fraction stay below the width
+    bits = max(int((worst + half).max()).bit_length(), int(fraction.max())) + 1
+    terms = zip(requant.terms, bounds, strict=True)
+    shifts = (*(_shifts(c, fraction, b) for c, b in terms), _shifts(requant.bias, fraction, 1))
+    return Scaling(fraction=fraction, shifts=shifts, bits=bits)
 
 
 def _note(c: Constants) -> str:
@@ -110,54 +94,42 @@ def _note(c: Constants) -> str:
 class _Tables:
     """Raw tables and the C++ expressions that read them for channel c."""
 
-    def __init__(self, net: Network, op: Requantize, scale: Scaling) -> None:
+    def __init__(self, net: Network, op: Requantize) -> None:
         self.cname = net.cnames[op.name]
-        self.scale = scale
         self.found: list[Table] = []
         self._raw = net.raw
-        if scale.lifted:
-            self.found.append(
-                vector_table(
-                    f"lift_{self.cname}",
-                    "uint16_t",
-                    scale.lift,
-                    "bits by which a channel's binary point lies below the common one",
-                )
-            )
 
     def entry(self, key: str, constants: Constants, shift: npt.NDArray[np.int64]) -> dict[str, str]:
         """{raw, shift, width}: what the template's line for one constant needs."""
         raw_name = f"{key}_{self.cname}"
         self._raw[f"{self.cname}.{key}"] = constants.raw
         self.found.append(vector_table(raw_name, raw_ctype(constants.width), constants.raw, _note(constants)))
-        if shift.size == 1:
-            move = str(int(shift[0]))
-        else:
-            move = f"{key}_shift_{self.cname}[c]"
-            table = vector_table(
-                f"{key}_shift_{self.cname}", "uint16_t", shift, "left shift of each raw value"
-            )
-            self.found.append(table)
-        if self.scale.lifted:
-            move = f"HWQ_BUILD({move}, {move} - lift_{self.cname}[c])"
+        move = self.small(f"{key}_shift", shift, "left shift of each raw value")
         index = "0" if constants.raw.size == 1 else "c"
         return {"raw": f"{raw_name}[{index}]", "shift": move, "width": str(constants.width)}
+
+    def small(self, key: str, values: npt.NDArray[np.int64], note: str) -> str:
+        """A number of channel c: itself where all are alike, else an entry of a table."""
+        if values.size == 1:
+            return str(int(values[0]))
+        self.found.append(vector_table(f"{key}_{self.cname}", "uint16_t", values, note))
+        return f"{key}_{self.cname}[c]"
 
 
 def requantize(net: Network, op: Requantize) -> None:
     """Terms in, codes out: one process whose text stands in the op's header."""
     cname, r = net.cnames[op.name], op.requant
-    bounds = tuple(magnitude(source.out.type) for source in net.graph.inputs_of(op))
-    scale = scaling(r, bounds, op.name)
+    scale = scaling(r, net.graph.input_bounds(op), op.name)
     taken = [net.take(name) for name in op.inputs]
     lanes = Lanes(max(s.lanes.folded for s in taken), max(s.lanes.native for s in taken))
     sources = [net.adapt(stream, lanes) for stream in taken]
     out = net.output_stream(op, lanes)
-    tables = _Tables(net, op, scale)
+    tables = _Tables(net, op)
     terms = []
     for i, (stream, constants, shift) in enumerate(zip(sources, r.terms, scale.shifts, strict=False)):
         terms.append({"type": stream.element, **tables.entry(f"multiplier{i}", constants, shift)})
     bias = tables.entry("bias", r.bias, scale.shifts[-1])
+    fraction = tables.small("fraction", scale.fraction, "fraction bits of each channel's sum")
     whole = (r.lo, r.hi) == (r.out.lo, r.out.hi)
     config = Config(
         name=f"cfg_{cname}",
@@ -166,8 +138,9 @@ def requantize(net: Network, op: Requantize) -> None:
             "pixels": str(pixels(op.out)),
             "channels": str(op.out.channels),
             "lanes": str(lanes),
-            "sum_bits": scale.sum_bits,
-            "fraction": str(scale.fraction),
+            "sum_bits": str(scale.bits),
+            "own_fractions": "1" if scale.own else "0",
+            "fraction": "1" if scale.own else fraction,
             "round_half_up": "1" if r.rounding is Rounding.RND else "0",
             "out_bits": str(r.out.storage_bits),
             "out_signed": "1" if r.out.signed else "0",
@@ -175,9 +148,6 @@ def requantize(net: Network, op: Requantize) -> None:
         },
         bounds={"lo": literal(r.lo), "hi": literal(r.hi)},
     )
-    fraction = f"cfg_{cname}::fraction"
-    if scale.lifted:
-        fraction = f"HWQ_BUILD({fraction}, {fraction} - lift_{cname}[c])"
     net.headers.append(
         OpHeader(
             op=op.name,

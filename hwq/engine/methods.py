@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from hwq.errors import ToolError
 from hwq.ir import (
+    Bound,
     Concat,
     Conv2d,
     Flatten,
@@ -106,7 +106,7 @@ def choose(
         if isinstance(op, Conv2d | Linear):
             method = _sum_method(op, sources[0], paths[op.name], allowed, lanes, has_bytes)
         elif isinstance(op, Requantize):
-            method, cut = _requant_method(op, [s.bound for s in sources], stored, allowed)
+            method, cut = _requant_method(op, graph.input_bounds(op), stored, allowed)
         choices[op.name] = Choice(method=method, stored=stored, bound=bound, cut=cut)
     return choices
 
@@ -170,13 +170,14 @@ def _winograd(op: Conv2d, source: Choice, largest: int, path: ExactPath, lanes: 
 
 
 def _requant_method(
-    op: Requantize, bounds: list[int], stored: Stored, allowed: frozenset[Method]
+    op: Requantize, bounds: Sequence[Bound], stored: Stored, allowed: frozenset[Method]
 ) -> tuple[Method, Cut | None]:
     a = op.requant.alignment
     largest = max(int(np.abs(m).max()) for m in a.multipliers)
-    total = _reach(a.bias + a.half, a.multipliers, bounds)
+    total = op.requant.reach(bounds)
+    peak = max(int(b.max()) for b in bounds)
     quotient = int(max(total >> a.fraction.astype(object))) + 1
-    narrow = len(bounds) <= MAX_TERMS and max(*bounds, quotient) < 1 << 31 and stored <= Stored.S32
+    narrow = len(bounds) <= MAX_TERMS and max(peak, quotient) < 1 << 31 and stored <= Stored.S32
     cut = Cut.of(op, bounds) if narrow else None
     if cut and not cut.doubt.any() and Method.HIGH in allowed:
         return Method.HIGH, cut
@@ -189,14 +190,6 @@ def _requant_method(
     if cut and max(cut.doubt) < MAX_DOUBT and Method.FILTERED in allowed:
         return Method.FILTERED, cut
     return (Method.LONG if max(reach, largest) < 1 << 62 else Method.WIDE), None
-
-
-def _reach(bias: Any, multipliers: Sequence[Any], bounds: Sequence[int]) -> Any:
-    """max|sum| of each channel, in whatever order the terms are added."""
-    worst = np.abs(bias)
-    for multiplier, bound in zip(multipliers, bounds, strict=True):
-        worst = worst + np.abs(multiplier) * bound
-    return worst
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,8 +209,8 @@ class Cut:
     doubt: npt.NDArray[np.object_]
 
     @staticmethod
-    def of(op: Requantize, bounds: Sequence[int]) -> Cut | None:
-        """The constants for codes within +-bounds, or None where codes or sums grow too wide."""
+    def of(op: Requantize, bounds: Sequence[Bound]) -> Cut | None:
+        """The constants for codes within +-bounds, (C,) a term; None where codes or sums grow too wide."""
         a, top = op.requant.alignment, (1 << 31) - 1
         up, down = (np.maximum(n, 0).astype(object) for n in (32 - a.fraction, a.fraction - 32))
         whole = [m << up for m in a.multipliers]  # in units of 2^-down
@@ -234,6 +227,9 @@ class Cut:
         most = -(-off >> down)
         bias = ((a.bias + a.half) << up >> down) + most
         lifted = [bound << lift for bound, lift in zip(bounds, lifts, strict=True)]
-        if max(lifted) >= 1 << 31 or int(max(_reach(bias, multipliers, lifted))) >= 1 << 62:
+        worst = np.abs(bias)
+        for m, bound in zip(multipliers, lifted, strict=True):
+            worst = worst + np.abs(m) * bound
+        if max(int(b.max()) for b in lifted) >= 1 << 31 or int(max(worst)) >= 1 << 62:
             return None
         return Cut(tuple(multipliers), bias, lifts[-1], 2 * most)

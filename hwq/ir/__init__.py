@@ -1,5 +1,6 @@
 """The graph hwq lowers to: frozen integer ops, `Graph`, and `verify`, the table of what is legal."""
 
+from hwq.ir.bounds import Bound, accumulator_type, magnitude, output_bound, sum_type, weighted
 from hwq.ir.graph import Graph
 from hwq.ir.ops import (
     Concat,
@@ -18,11 +19,11 @@ from hwq.ir.ops import (
 from hwq.ir.padding import NO_PADDING, Padding, pooled_size
 from hwq.ir.requant import Alignment, Requant
 from hwq.ir.verify import verify
-from hwq.ir.widths import accumulator_bound, accumulator_type, magnitude, requant_sum_bits
 
 __all__ = [
     "NO_PADDING",
     "Alignment",
+    "Bound",
     "Concat",
     "Conv2d",
     "Flatten",
@@ -38,10 +39,11 @@ __all__ = [
     "Requantize",
     "SumPool",
     "TensorSpec",
-    "accumulator_bound",
     "accumulator_type",
     "magnitude",
+    "output_bound",
     "pooled_size",
-    "requant_sum_bits",
+    "sum_type",
     "verify",
+    "weighted",
 ]

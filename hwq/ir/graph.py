@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from hwq.ir.ops import Input, Op, Output
+from hwq.ir.bounds import Bound, output_bound
+from hwq.ir.ops import Input, Op, Output, Requantize
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -37,6 +38,22 @@ class Graph:
             for source in op.inputs:
                 readers[source].append(op.name)
         return {name: tuple(names) for name, names in readers.items()}
+
+    @cached_property
+    def bounds(self) -> dict[str, Bound]:
+        """max|x| of each channel of every op's output, whatever the image, by name. Of legal graphs."""
+        found: dict[str, Bound] = {}
+        for op in self.ops:
+            found[op.name] = output_bound(op, [found[name] for name in op.inputs])
+        return found
+
+    def input_bounds(self, op: Op) -> tuple[Bound, ...]:
+        """max|x| of each channel of every input."""
+        return tuple(self.bounds[name] for name in op.inputs)
+
+    def sum_bits(self, op: Requantize) -> int:
+        """Signed width that holds every partial sum of a requantisation."""
+        return op.requant.sum_bits(self.input_bounds(op))
 
     @property
     def input(self) -> Input:

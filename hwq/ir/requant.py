@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -61,10 +62,17 @@ class Requant:
         half = np.array([1 << int(f - 1) if up else 0 for f, up in zip(common, rounds, strict=True)], object)
         return Alignment(fraction=common, multipliers=tuple(aligned[:-1]), bias=aligned[-1], half=half)
 
-    def sum_bits(self, bounds: tuple[int, ...]) -> int:
-        """Signed width that holds every partial sum; bounds: max|x_i| per term (numerics, section 4)."""
+    def reach(self, bounds: Sequence[npt.NDArray[np.object_] | int]) -> npt.NDArray[np.object_]:
+        """What no partial sum of a channel exceeds, in units of 2^-F, whatever the order of the terms.
+
+        bounds: max|x_i| of each term, one for all channels or (C,). Length C, or 1 where all are alike.
+        """
         a = self.alignment
-        worst = np.abs(a.bias) + a.half
+        worst: npt.NDArray[np.object_] = np.abs(a.bias) + a.half
         for multiplier, bound in zip(a.multipliers, bounds, strict=True):
             worst = worst + np.abs(multiplier) * bound
-        return int(max(worst)).bit_length() + 1
+        return worst
+
+    def sum_bits(self, bounds: Sequence[npt.NDArray[np.object_] | int]) -> int:
+        """Signed width that holds every partial sum; bounds: as of `reach` (numerics, section 4)."""
+        return int(max(self.reach(bounds))).bit_length() + 1

@@ -10,6 +10,7 @@ import numpy as np
 
 from hwq.errors import VerifyError
 from hwq.fixed import MAX_WIDTH, Constants, IntType, Rounding
+from hwq.ir.bounds import Bound, output_bound, sum_type
 from hwq.ir.graph import Graph
 from hwq.ir.ops import (
     Concat,
@@ -26,7 +27,6 @@ from hwq.ir.ops import (
     TensorSpec,
 )
 from hwq.ir.padding import MAX_PADDING, Padding, pooled_size
-from hwq.ir.widths import accumulator_type, magnitude
 
 MAX_CODES = 1 << 26
 """Of one tensor, or of a map with its padding: a gigabyte in no simulator, and no count passes 31 bits."""
@@ -39,6 +39,7 @@ def verify(graph: Graph) -> None:
     if not graph.ops or not isinstance(graph.ops[0], Input) or not isinstance(graph.ops[-1], Output):
         raise VerifyError(f"graph '{graph.name}': must start with Input and end with Output")
     seen: dict[str, Op] = {}
+    bounds: dict[str, Bound] = {}
     for position, op in enumerate(graph.ops):
         if op.name in seen:
             raise VerifyError(f"op '{op.name}': the name is used twice")
@@ -57,6 +58,10 @@ def verify(graph: Graph) -> None:
             fault = rule(op, specs)
             if fault:
                 raise VerifyError(f"op '{op.name}' ({type(op).__name__}): {fault}")
+        bounds[op.name] = output_bound(op, [bounds[name] for name in op.inputs])
+        fault = _holds_sums(op, bounds[op.name])
+        if fault:
+            raise VerifyError(f"op '{op.name}' ({type(op).__name__}): {fault}")
         seen[op.name] = op
     unread = [n for n, readers in graph.consumers.items() if not readers and n != graph.output.name]
     if unread:
@@ -128,11 +133,17 @@ def _linear(op: Linear, specs: tuple[TensorSpec, ...]) -> str | None:
     return _codes(op.weight, op.weight_type) or _expect("shape", op.out.shape, (op.weight.shape[0],))
 
 
+def _holds_sums(op: Op, bound: Bound) -> str | None:
+    """The type of exact sums against what the actual weights, limits and areas let them reach."""
+    if not isinstance(op, Conv2d | Linear | SumPool):
+        return None
+    need = sum_type(bound, signed=op.out.type.signed)
+    ok = op.out.type.bits >= need.bits
+    return None if ok else f"accumulator {op.out.type} cannot hold every sum, {need} can"
+
+
 def _accumulates(op: Conv2d | Linear, specs: tuple[TensorSpec, ...]) -> str | None:
-    need = accumulator_type(op.weight, specs[0].type)
-    kind = op.out.type
-    ok = kind.signed and kind.bits >= need.bits
-    return None if ok else f"accumulator {kind} cannot hold every sum, {need} can"
+    return None if op.out.type.signed else f"accumulator {op.out.type} has no sign"
 
 
 def _requant(op: Requantize, specs: tuple[TensorSpec, ...]) -> str | None:
@@ -172,10 +183,9 @@ def _pool(op: MaxPool | SumPool, specs: tuple[TensorSpec, ...]) -> str | None:
     return fault
 
 
-def _holds_sums(op: SumPool, specs: tuple[TensorSpec, ...]) -> str | None:
-    bound = op.kernel[0] * op.kernel[1] * magnitude(specs[0].type)
-    ok = op.out.type.hi >= bound and op.out.type.signed == specs[0].type.signed
-    return None if ok else f"type {op.out.type} cannot hold a sum of {bound}"
+def _keeps_sign(op: SumPool, specs: tuple[TensorSpec, ...]) -> str | None:
+    ok = op.out.type.signed == specs[0].type.signed
+    return None if ok else f"sums of {specs[0].type} cannot be {op.out.type}: one of them has no sign"
 
 
 def _same_codes(op: Op, specs: tuple[TensorSpec, ...]) -> str | None:
@@ -226,7 +236,7 @@ RULES: dict[type[Op], tuple[_Rule, ...]] = {
     Linear: (_linear, _accumulates),
     Requantize: (_requant,),
     MaxPool: (_is_map, _pool, _same_codes),
-    SumPool: (_is_map, _pool, _holds_sums),
+    SumPool: (_is_map, _pool, _keeps_sign),
     Pad: (_is_map, _pads, _same_codes),
     Concat: (_joins, _same_codes),
     Flatten: (_flattens, _same_codes),

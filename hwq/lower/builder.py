@@ -13,6 +13,7 @@ import numpy as np
 from hwq.errors import InputError
 from hwq.fixed import ConstantFormat, IntType, Rounding
 from hwq.ir import (
+    Bound,
     Concat,
     Conv2d,
     Flatten,
@@ -27,8 +28,9 @@ from hwq.ir import (
     Requantize,
     SumPool,
     TensorSpec,
-    magnitude,
+    output_bound,
     pooled_size,
+    sum_type,
 )
 from hwq.lower.formats import Formats
 from hwq.lower.report import ConstantIssue, RealConstants, constant_issues
@@ -65,6 +67,8 @@ class Builder:
     def __init__(self, formats: Formats) -> None:
         self.formats = formats
         self.ops: dict[str, Op] = {}
+        self.bounds: dict[str, Bound] = {}
+        """max|x| of each channel of every op's output."""
         self.real: dict[str, RealConstants] = {}
         self.issues: list[ConstantIssue] = []
         self.names: dict[str, tuple[str, ...]] = {}
@@ -82,6 +86,7 @@ class Builder:
 
     def add(self, op: _AnyOp) -> _AnyOp:
         self.ops[op.name] = op
+        self.bounds[op.name] = output_bound(op, [self.bounds[name] for name in op.inputs])
         return op
 
     def graph(self, name: str, result: str) -> Graph:
@@ -163,7 +168,7 @@ class Builder:
         spec = TensorSpec(shape=shape, type=kind, scale=scale)
         self.add(Requantize(name=name, inputs=inputs, out=spec, requant=requant))
         self.real[name] = real
-        bounds = tuple(magnitude(self.ops[i].out.type) for i in inputs)
+        bounds = tuple(self.bounds[i] for i in inputs)
         self.issues += constant_issues(name, inputs, bounds, real, requant, form)
         return Codes(op=name, spec=spec, factors=(scale,))
 
@@ -242,8 +247,7 @@ class Builder:
     ) -> SumPool:
         spec = self.ops[source].out
         size = pooled_size((spec.shape[0], spec.shape[1]), kernel, stride, padding)
-        bound = kernel[0] * kernel[1] * magnitude(spec.type)
-        kind = IntType.holding(-bound if spec.type.signed else 0, bound)
+        kind = sum_type(self.bounds[source] * (kernel[0] * kernel[1]), signed=spec.type.signed)
         out = TensorSpec(shape=(*size, spec.channels), type=kind)
         name = self.name(wanted)
         return self.add(

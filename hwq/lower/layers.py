@@ -34,10 +34,11 @@ def conv2d(context: Context, call: Call) -> Pending:
     size = pooled_size((codes.shape[0], codes.shape[1]), kernel, stride, padding, dilation)
     if min(size) < 1:
         call.fail(f"kernel {kernel} does not fit a map of {codes.shape[0]} x {codes.shape[1]}")
+    kind = accumulator_type(weight, context.builder.bounds[codes.op], module.groups)
     op = Conv2d(
         name=context.builder.name(call.name),
         inputs=(codes.op,),
-        out=TensorSpec(shape=(*size, weight.shape[0]), type=accumulator_type(weight, codes.spec.type)),
+        out=TensorSpec(shape=(*size, weight.shape[0]), type=kind),
         weight=weight,
         weight_type=module.weight_quant.type,
         stride=stride,
@@ -79,10 +80,11 @@ def linear(context: Context, call: Call) -> Pending:
     if codes.order is not None:
         weight = np.ascontiguousarray(weight[:, codes.order])
     weight.setflags(write=False)
+    kind = accumulator_type(weight, context.builder.bounds[codes.op])
     op = Linear(
         name=context.builder.name(call.name),
         inputs=(codes.op,),
-        out=TensorSpec(shape=(weight.shape[0],), type=accumulator_type(weight, codes.spec.type)),
+        out=TensorSpec(shape=(weight.shape[0],), type=kind),
         weight=weight,
         weight_type=module.weight_quant.type,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy.typing as npt
 
 from hwq.errors import InputError
 from hwq.fixed import ConstantFormat, Constants, LiteralFormat
-from hwq.ir import Requant
+from hwq.ir import Bound, Requant
 from hwq.lower.values import Floats
 
 
@@ -111,25 +112,24 @@ class LowerReport:
 def constant_issues(
     op: str,
     sources: tuple[str, ...],
-    bounds: tuple[int, ...],
+    bounds: tuple[Bound, ...],
     real: RealConstants,
     requant: Requant,
     form: ConstantFormat,
 ) -> list[ConstantIssue]:
-    """The issues of one Requantize. sources, bounds: name and max|x| of each term's input."""
+    """The issues of one Requantize. sources, bounds: name and max|x|, by channel, of each input."""
     found = []
     for source, bound, values, stored in zip(sources, bounds, real.terms, requant.terms, strict=True):
         found += _issues(op, source, bound, values, stored, form)
-    return found + _issues(op, "", 1, real.bias, requant.bias, form)
+    return found + _issues(op, "", np.ones(1, dtype=object), real.bias, requant.bias, form)
 
 
 def _issues(
-    op: str, source: str, bound: int, values: Floats, stored: Constants, form: ConstantFormat
+    op: str, source: str, bound: Bound, values: Floats, stored: Constants, form: ConstantFormat
 ) -> list[ConstantIssue]:
     shown = stored.values()
     saturated = _saturated(values, stored, form)
     vanished = (values != 0) & (stored.raw == 0) & ~saturated
-    harmful = saturated | (np.abs(values) * bound >= 0.5)
     return [
         ConstantIssue(
             op=op,
@@ -138,10 +138,19 @@ def _issues(
             value=float(values[c]),
             stored=float(shown[c]),
             problem="saturated" if saturated[c] else "vanished",
-            harmful=bool(harmful[c]),
+            harmful=_moves(float(values[c]), bound, None if values.size == 1 else int(c), bool(saturated[c])),
         )
         for c in np.flatnonzero(saturated | vanished)
     ]
+
+
+def _moves(value: float, bound: Bound, channel: int | None, saturated: bool) -> bool:
+    """Whether the lost constant could have moved an output: |M| max|x| is half a code, or it saturated.
+
+    Neither can where the channel's integers are always 0. A shared constant meets its largest channel.
+    """
+    largest = int(bound.max() if channel is None or bound.size == 1 else bound[channel])
+    return largest > 0 and (saturated or Fraction(abs(value)) * largest >= Fraction(1, 2))
 
 
 def _saturated(values: Floats, stored: Constants, form: ConstantFormat) -> npt.NDArray[np.bool_]:

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from hwq.fixed import IntType
 from hwq.ir import (
     Conv2d,
     Flatten,
@@ -17,8 +16,7 @@ from hwq.ir import (
     Pad,
     Requantize,
     SumPool,
-    accumulator_type,
-    magnitude,
+    sum_type,
 )
 from hwq.ir.padding import MAX_PADDING
 
@@ -138,12 +136,8 @@ def _tightened(graph: Graph, op: Op) -> Op:
     if not all(isinstance(graph[name], Requantize) for name in graph.consumers[op.name]):
         return op
     match op:
-        case Conv2d() | Linear():
-            need = accumulator_type(op.weight, graph[op.inputs[0]].out.type)
-        case SumPool():
-            source = graph[op.inputs[0]].out.type
-            bound = op.kernel[0] * op.kernel[1] * magnitude(source)
-            need = IntType.holding(-bound if source.signed else 0, bound)
+        case Conv2d() | Linear() | SumPool():
+            need = sum_type(graph.bounds[op.name], signed=op.out.type.signed)
         case _:
             return op
     return replace(op, out=replace(op.out, type=need)) if need.bits < op.out.type.bits else op

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hwq.fixed import Constants, IntType
-from hwq.ir import Conv2d, Graph, Linear, Op, Requantize, requant_sum_bits
+from hwq.ir import Conv2d, Graph, Linear, Op, Requantize
 from hwq.report.content import ConstantRow, Curve, Histogram, OpRow, Series
 
 BINS = 48
@@ -90,7 +90,7 @@ def _exact_bits(graph: Graph, op: Op) -> int | None:
         case Conv2d() | Linear():
             return op.out.type.bits
         case Requantize():
-            return requant_sum_bits(graph, op)
+            return graph.sum_bits(op)
         case _:
             return None
 

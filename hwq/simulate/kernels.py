@@ -167,7 +167,7 @@ def _linear(op: Linear, path: ExactPath, sources: Sources, device: torch.device)
 
 
 def _requantize(op: Requantize, path: ExactPath, sources: Sources, device: torch.device) -> Kernel:
-    bounds = tuple(s.path.bound for s in sources)
+    bounds = tuple(s.path.bounds for s in sources)
     rescale = rescaler(op, bounds, path.work, DTYPES[path.store], device)
     return lambda inputs: rescale([x for x in inputs if isinstance(x, Tensor)])
 

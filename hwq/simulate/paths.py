@@ -7,21 +7,14 @@ sufficient arithmetic is chosen per op (numerics, section 5).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 import numpy as np
 import numpy.typing as npt
 
-from hwq.ir import (
-    Conv2d,
-    Graph,
-    Input,
-    Linear,
-    Op,
-    Requantize,
-    SumPool,
-)
+from hwq.ir import Bound, Conv2d, Graph, Linear, Op, Requantize
 
 
 class Arithmetic(Enum):
@@ -42,32 +35,37 @@ class Arithmetic(Enum):
 _LIMITS = ((Arithmetic.FLOAT32, 24), (Arithmetic.FLOAT64, 53), (Arithmetic.INT64, 62))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ExactPath:
     """How one op is computed.
 
-    work: the arithmetic of its sums. store: that of its result. bound: no |result| exceeds it.
+    work: the arithmetic of its sums. store: that of its result. bounds: max|result| of each channel.
     sum_bound: no partial sum, in any order, exceeds it (a requantisation's sum is in units of 2^-F).
     """
 
     work: Arithmetic
     store: Arithmetic
-    bound: int
+    bounds: Bound
     sum_bound: int
+
+    @property
+    def bound(self) -> int:
+        """No |result| exceeds it."""
+        return int(self.bounds.max())
 
 
 def exact_paths(graph: Graph) -> dict[str, ExactPath]:
     """The exact path of every op, by name, from the bounds of the actual constants."""
     paths: dict[str, ExactPath] = {}
     for op in graph:
-        bounds = tuple(paths[name].bound for name in op.inputs)
-        bound, sum_bound = _bounds(op, bounds)
+        inputs, own = graph.input_bounds(op), graph.bounds[op.name]
+        sum_bound = _sum_bound(op, inputs, int(own.max()))
         # a result takes part in what its readers compute, so it is stored as soon as it fits
         work = Arithmetic.for_bound(sum_bound)
-        store = Arithmetic.for_bound(bound)
+        store = Arithmetic.for_bound(int(own.max()))
         if isinstance(op, Requantize):
-            work = _requant_work(op, bounds, work)
-        paths[op.name] = ExactPath(work=work, store=store, bound=bound, sum_bound=sum_bound)
+            work = _requant_work(op, inputs, work)
+        paths[op.name] = ExactPath(work=work, store=store, bounds=own, sum_bound=sum_bound)
     return paths
 
 
@@ -76,38 +74,22 @@ def exact_path(graph: Graph, op: Op) -> ExactPath:
     return exact_paths(graph)[op.name]
 
 
-def _bounds(op: Op, bounds: tuple[int, ...]) -> tuple[int, int]:
-    """(max|result|, max|partial sum|) from the bounds of the inputs."""
+def _sum_bound(op: Op, inputs: Sequence[Bound], bound: int) -> int:
+    """max|partial sum|, and the largest number that takes part in one; bound: max|result|."""
+    peaks = [int(b.max()) for b in inputs]
     match op:
-        case Input():
-            return op.out.type.hi, op.out.type.hi
         case Conv2d() | Linear():
-            weight = np.abs(op.weight).reshape(op.weight.shape[0], -1)
-            largest = int(weight.max())
-            safe = largest * weight.shape[1] < 1 << 63  # else the sums need Python integers
-            bound = int(weight.sum(axis=1, dtype=np.int64 if safe else object).max()) * bounds[0]
             # the weights themselves must be exact too, also where every input is 0
-            return bound, max(bound, largest, bounds[0])
-        case SumPool():
-            bound = op.kernel[0] * op.kernel[1] * bounds[0]
-            return bound, bound
+            return max(bound, int(np.abs(op.weight).max()), *peaks)
         case Requantize():
-            bound = max(abs(op.requant.lo), abs(op.requant.hi))
-            return bound, max(_requant_bound(op, bounds), bound, *bounds)
+            # so must the multipliers
+            reach = op.requant.reach([np.maximum(b, 1) for b in inputs])
+            return max(int(max(reach)), bound, *peaks)
         case _:
-            return max(bounds), max(bounds)
+            return max(bound, *peaks, 0)
 
 
-def _requant_bound(op: Requantize, bounds: tuple[int, ...]) -> int:
-    """max over channels of sum_i |M_i| 2^a_i max(|x_i|, 1) + |B| 2^b + half."""
-    a = op.requant.alignment
-    worst = np.abs(a.bias) + a.half
-    for multiplier, bound in zip(a.multipliers, bounds, strict=True):
-        worst = worst + np.abs(multiplier) * max(1, bound)
-    return int(max(worst))
-
-
-def _requant_work(op: Requantize, bounds: tuple[int, ...], by_sum: Arithmetic) -> Arithmetic:
+def _requant_work(op: Requantize, bounds: Sequence[Bound], by_sum: Arithmetic) -> Arithmetic:
     """`by_sum` where it can also scale or shift by 2^F; else limbs, else Python integers."""
     fraction = int(op.requant.alignment.fraction.max())
     deepest = {Arithmetic.FLOAT32: 100, Arithmetic.FLOAT64: 900, Arithmetic.INT64: 62}
@@ -116,7 +98,7 @@ def _requant_work(op: Requantize, bounds: tuple[int, ...], by_sum: Arithmetic) -
     return Arithmetic.WIDE if limb_bits(op, bounds) is None else Arithmetic.LIMBS
 
 
-def limb_bits(op: Requantize, bounds: tuple[int, ...]) -> npt.NDArray[np.int64] | None:
+def limb_bits(op: Requantize, bounds: Sequence[Bound]) -> npt.NDArray[np.int64] | None:
     """Bits k of the low limb, per channel, such that both limbs' sums fit int64; None if there are none.
 
     With M 2^a = H 2^k + L, 0 <= L < 2^k, and the same for the offset: the low sum is below
@@ -124,12 +106,10 @@ def limb_bits(op: Requantize, bounds: tuple[int, ...]) -> npt.NDArray[np.int64] 
     low sum's carry. k <= F, so that only the high limb is shifted afterwards.
     """
     a = op.requant.alignment
-    reach = sum(bounds) + 1
+    reach = 1 + sum(int(b.max()) for b in bounds)
     bits = np.minimum(a.fraction, 61 - reach.bit_length())
     if reach.bit_length() >= 61 or int((a.fraction - bits).max()) > 62:
         return None
-    worst = np.abs(a.bias) + a.half
-    for multiplier, bound in zip(a.multipliers, bounds, strict=True):
-        worst = worst + np.abs(multiplier) * bound
-    high = (worst >> bits.astype(object)) + 3 * reach
+    at_least_one = [np.maximum(b, 1) for b in bounds]  # the multipliers' halves must fit, too
+    high = (op.requant.reach(at_least_one) >> bits.astype(object)) + 3 * reach
     return bits if int(high.max()) < 1 << 62 else None

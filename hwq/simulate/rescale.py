@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hwq.ir import Requantize
+from hwq.ir import Bound, Requantize
 from hwq.simulate.paths import Arithmetic, limb_bits
 
 SLICE = 1 << 16
@@ -27,11 +27,11 @@ Rescaler = Callable[[Sequence[Tensor]], Tensor]
 
 
 def rescaler(
-    op: Requantize, bounds: tuple[int, ...], work: Arithmetic, store: torch.dtype, device: torch.device
+    op: Requantize, bounds: Sequence[Bound], work: Arithmetic, store: torch.dtype, device: torch.device
 ) -> Rescaler:
     """A function of the inputs (N, *shape), contiguous -> codes of dtype `store`, same shape.
 
-    bounds: max|x_i| of each input. work: anything but WIDE.
+    bounds: max|x_i| of each input's channels. work: anything but WIDE.
     """
     match work:
         case Arithmetic.FLOAT32:
@@ -115,7 +115,7 @@ def _integer(op: Requantize, store: torch.dtype, device: torch.device) -> Rescal
     return run
 
 
-def _limbs(op: Requantize, bounds: tuple[int, ...], store: torch.dtype, device: torch.device) -> Rescaler:
+def _limbs(op: Requantize, bounds: Sequence[Bound], store: torch.dtype, device: torch.device) -> Rescaler:
     """floor(S / 2^F) = floor((high + floor(low / 2^k)) / 2^(F-k)) for S = high * 2^k + low."""
     a, bits = op.requant.alignment, limb_bits(op, bounds)
     assert bits is not None

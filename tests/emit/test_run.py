@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 from hwq.emit import Folding, emit
 from hwq.emit.kernels import KERNELS
+from hwq.emit.rescale import scaling
 from hwq.fixed import ChannelFormat, FixedType, LiteralFormat, ShiftFormat
 from hwq.ir import Op, Requantize, ops
 from hwq.simulate.oracle import run_oracle
@@ -81,11 +81,11 @@ def test_threads_never_mix(runner: Runner) -> None:
         assert_equal(got, want, [op.name for op in graph])
 
 
-def test_lifted_constants_are_in_the_graph() -> None:
-    """The formats test does reach the per-channel binary point of the native build."""
+def test_channels_with_points_of_their_own_are_in_the_graph() -> None:
+    """The formats test does reach sums with a binary point of each channel."""
     m = Maker((3, 4, 5))
     m.requant("widest", m.input, form=ChannelFormat(60))
     graph = m.finish()
     op = graph["widest"]
     assert isinstance(op, Requantize)
-    assert np.unique(op.requant.alignment.fraction).size > 1
+    assert scaling(op.requant, graph.input_bounds(op), op.name).own

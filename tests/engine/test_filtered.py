@@ -81,7 +81,7 @@ EDGES = [
 
 
 def cut_of(op: Requantize, bounds: list[int]) -> Cut:
-    cut = Cut.of(op, bounds)
+    cut = Cut.of(op, [np.full(op.out.channels, b, dtype=object) for b in bounds])
     assert cut is not None
     return cut
 

@@ -19,7 +19,6 @@ from hwq.ir import (
     Requantize,
     TensorSpec,
     accumulator_type,
-    magnitude,
     verify,
 )
 from hwq.lower import ConstantIssue, Formats, Lowered, LowerReport, RealConstants, constant_issues
@@ -63,7 +62,8 @@ def network(
                 rounding=formats.rounding,
             )
             real[name] = constants
-            bounds = tuple(magnitude(next(o for o in ops if o.name == i).out.type) for i in inputs)
+            known = Graph(name="so far", ops=tuple(ops)).bounds
+            bounds = tuple(known[i] for i in inputs)
             issues.extend(constant_issues(name, inputs, bounds, constants, requant, used))
             spec = TensorSpec(shape=shape, type=kind, scale=1.0)
             ops.append(Requantize(name=name, inputs=inputs, out=spec, requant=requant))

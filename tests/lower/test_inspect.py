@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from hwq.cli.inspect import command, inspect_graph
 from hwq.data import DataSpec
 from hwq.errors import HwqError, InputError
-from hwq.ir import Conv2d, Linear, requant_sum_bits
+from hwq.ir import Conv2d, Linear
 from hwq.lower import lower
 from hwq.models import build
 from hwq.quant import Policy, calibrate, prepare
@@ -78,7 +78,7 @@ def test_facts_agree_with_the_graph() -> None:
             if isinstance(op, Conv2d | Linear):
                 assert (facts.weight_low, facts.weight_high) == (op.weight.min(), op.weight.max())
             if facts.kind == "Requantize":
-                assert facts.sum_bits == requant_sum_bits(graph, op)  # type: ignore[arg-type]
+                assert facts.sum_bits == graph.sum_bits(op)  # type: ignore[arg-type]
                 assert all(1 <= c.used_bits <= c.width for c in facts.constants)
                 assert all(c.vanished is None for c in facts.constants)
 

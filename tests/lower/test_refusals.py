@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +13,9 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from hwq.errors import InputError, UnsupportedError, VerifyError
-from hwq.fixed import Rounding, parse_edge, parse_format
-from hwq.ir import Requantize
-from hwq.lower import Formats, LossyError, Lowered, lower
+from hwq.fixed import IntType, Rounding, parse_edge, parse_format
+from hwq.ir import Bound, Requant, Requantize
+from hwq.lower import ConstantIssue, Formats, LossyError, Lowered, RealConstants, constant_issues, lower
 from hwq.quant import ActQuantizer, Policy, QuantConv2d
 from tests.lower.reference import check, prepared
 from tests.lower.test_structures import Act, Net, block, by_hand, conv, head
@@ -274,27 +275,50 @@ def test_a_vanished_multiplier_that_matters_fails() -> None:
     assert [(i.op, i.harmful) for i in report.vanished] == [("b", False)]
 
 
-def test_harm_starts_at_half_a_code() -> None:
-    """1/254 * 127 is half a code, 1/256 * 127 is less; a bias harms from 1/2 on."""
-    import dataclasses
+@pytest.mark.parametrize(
+    ("values", "bound", "form", "wanted"),
+    [
+        # 8,8 has no fraction bits: below 1/2 it stores 0
+        ([1 / 256, -1 / 256], [128, 127], "8,8", [("vanished", True), ("vanished", False)]),
+        # the channel's own integers count, not the largest of the tensor
+        ([1 / 256, 1 / 4], [1 << 20, 1], "8,8", [("vanished", True), ("vanished", False)]),
+        # a value that all channels share meets the largest
+        ([1 / 256], [1, 128], "8,8", [("vanished", True)]),
+        ([1 / 256], [1, 127], "8,8", [("vanished", False)]),
+        # nothing moves where every integer is 0
+        ([1 / 4, 500.0], [0, 0], "8,8", [("vanished", False), ("saturated", False)]),
+        ([1 / 4, 500.0], [1, 1], "8,8", [("vanished", False), ("saturated", True)]),
+        # exact beyond the mantissa of a double: 2^-61 * (2^60 - 1) is less than half a code
+        ([2.0**-61, 2.0**-61], [1 << 60, (1 << 60) - 1], "8,8", [("vanished", True), ("vanished", False)]),
+    ],
+)
+def test_harm_is_half_a_code_of_the_channels_own_integers(
+    values: list[float], bound: list[int], form: str, wanted: list[tuple[str, bool]]
+) -> None:
+    found = _issues_of(np.array(values), np.zeros(1), np.array(bound, dtype=object), form)
+    assert [(i.problem, i.harmful) for i in found] == wanted
+    channels = [None] if len(values) == 1 else range(len(values))
+    assert [(i.source, i.channel) for i in found] == [("x", c) for c in channels]
 
-    from hwq.fixed import Constants, IntType
-    from hwq.ir import Requant
-    from hwq.lower import RealConstants, constant_issues
 
-    zeros = np.zeros(2, dtype=np.int64)
-    stored = Constants(width=8, raw=zeros, integer=zeros + 8, format_name="8,8")
-    kind = IntType(bits=8, signed=True)
-    requant = Requant(terms=(stored,), bias=stored, out=kind, lo=kind.lo, hi=kind.hi)
-    real = RealConstants(terms=(np.array([1 / 254, -1 / 256]),), bias=np.array([-0.5, 0.49]))
-    found = constant_issues("r", ("x",), (127,), real, requant, parse_format("8,8"))
-    assert [(i.source, i.channel, i.harmful) for i in found] == [
-        ("x", 0, True),
-        ("x", 1, False),
-        ("", 0, True),
-        ("", 1, False),
-    ]
-    assert dataclasses.asdict(found[0])["problem"] == "vanished"
+def test_a_bias_harms_from_half_a_code_on() -> None:
+    """Whatever the input's bound is. AP_TRN stores 0 for -0.5 + 1/2 ulp, too."""
+    found = _issues_of(np.zeros(1), np.array([0.5, 0.49]), np.array([0, 0], dtype=object), "8,8,TRN")
+    assert [(i.source, i.channel, i.harmful) for i in found] == [("", 0, True), ("", 1, False)]
+
+
+def _issues_of(
+    values: np.ndarray[Any, Any], bias: np.ndarray[Any, Any], bound: Bound, form: str
+) -> list[ConstantIssue]:
+    kind, used = IntType(bits=8, signed=True), parse_format(form)
+    requant = Requant(
+        terms=(used.quantize(values, bias=False),),
+        bias=used.quantize(bias, bias=True),
+        out=kind,
+        lo=kind.lo,
+        hi=kind.hi,
+    )
+    return constant_issues("r", ("x",), (bound,), RealConstants(terms=(values,), bias=bias), requant, used)
 
 
 def test_formats() -> None:
