@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -165,6 +165,11 @@ def sweep_run(run: Path, options: SweepOptions) -> None:
     with Shown(points, len(network.pixels)) as shown:
         if left:
             shown.note(f"left out, without fraction bits or with too many: {' '.join(left)}")
+        if others := store.others(network.key(points[0])):
+            shown.note(
+                f"{store.json_path} also holds {others} rows of another checkpoint, of other images or by "
+                "another hwq: they stay, and are not shown here"
+            )
         work = _Work(networks, network, store, options, shown)
         try:
             rows = work.sweep(workers).rows(points)
@@ -243,7 +248,7 @@ class _Work:
         if self.options.mixed is None:
             return {}
         few = self.network.error_images
-        small = replace(self.network, pixels=self.network.pixels[:few], labels=self.network.labels[:few])
+        small = self.network.first(few)
         one = self.sweep(None)
         return {
             reference: search(
