@@ -122,13 +122,17 @@ def _commands(run: Path, options: ExportOptions, found: Explanation) -> dict[str
     """Command lines by name, as in `Explanation.accuracy`."""
     usual = ExportOptions()
     given = []
-    if options.edge_fixed != usual.edge_fixed:
-        given += ["--edge-fixed", options.edge_fixed]
+    edge = found.edge.cheapest if "edge" in found.accuracy else options.edge_fixed
+    if edge is not None and edge != usual.edge_fixed:
+        given += ["--edge-fixed", edge]
     if options.rounding != usual.rounding:
         given += ["--round", options.rounding]
     if options.off_bits is not None:
         given += ["--off-bits", str(options.off_bits)]
     lines = {}
+    if "edge" in found.accuracy and not any(not layer.edge for layer in found.bad):
+        layers = [word for layer in options.layers for word in ("--layer", layer)]
+        lines["edge"] = ["--fixed", options.fixed, *given, *layers]
     if found.uniform:
         lines["uniform"] = ["--fixed", found.uniform[0].format, *given]
     if found.mixed:
@@ -150,7 +154,7 @@ def _write(path: Path, options: ExportOptions, found: Explanation, commands: dic
 
 
 def _print(options: ExportOptions, found: Explanation, worst: int) -> None:
-    from hwq.cli.console import output
+    from hwq.cli.console import output, warn
     from hwq.explain import sentences, summary
 
     console = output()
@@ -165,7 +169,10 @@ def _print(options: ExportOptions, found: Explanation, worst: int) -> None:
         names = ", ".join(layer.op for layer in bad[worst:])
         console.print(f"Also bad: {names}", markup=False, highlight=False, soft_wrap=True)
     for line in summary(found):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        if line.startswith("WARNING"):
+            warn(line)
+        else:
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _title(layer: LayerFacts) -> str:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from hwq.data import DataSpec, Split
     from hwq.emit.folding import Folding
+    from hwq.explain import EdgeFacts
     from hwq.ir import Graph
     from hwq.lower import Formats, FormatUse, Lowered
     from hwq.train.checkpoint import Meta
@@ -62,6 +63,7 @@ class Exported:
     """What an export wrote.
 
     issues: constants that saturated or vanished where it could matter, in words. uses: every format's.
+    edge: the logits against their type, on training images.
     """
 
     folder: Path
@@ -70,6 +72,7 @@ class Exported:
     issues: Sequence[str]
     uses: Sequence[FormatUse] = ()
     notes: Sequence[str] = ()
+    edge: EdgeFacts | None = None
 
 
 @click.command
@@ -88,6 +91,8 @@ def command(run: Path, **options: Any) -> int:
 
     The project holds the C++, the weights, scripts for Vitis HLS and Vivado HLS, and a test bench.
     """
+    from hwq.cli.console import warn
+
     done = export_run(run, ExportOptions(**options))
     for note in done.notes:
         click.echo(f"note: {note}")
@@ -96,6 +101,8 @@ def command(run: Path, **options: Any) -> int:
         click.echo(f"lossy: {issue}")
     if len(done.issues) > 5:
         click.echo(f"lossy: {len(done.issues) - 5} more constants; `hwq inspect` lists them")
+    if done.edge is not None:
+        (warn if done.edge.logits.clipped else click.echo)(str(done.edge))
     click.echo(f"{done.folder}: {done.ops} ops, {done.macs:,} multiply-accumulates an image")
     click.echo(f"next: hwq simulate {shlex.quote(str(done.folder))}")
     return 0
@@ -107,6 +114,7 @@ def export_run(run: Path, options: ExportOptions) -> Exported:
     Raises InputError (checkpoint, formats, folding, output folder), UnsupportedError (the network).
     """
     from hwq.cosim.project import write_project
+    from hwq.explain.training import look_at_edges
     from hwq.ir import Conv2d, Linear
     from hwq.lower import format_uses
     from hwq.passes import run_passes
@@ -122,6 +130,7 @@ def export_run(run: Path, options: ExportOptions) -> Exported:
         unused = "--off-bits changed nothing: training left no tensor off"
     lowered = lower_run(model, meta, formats, options)
     graph = run_passes(lowered.graph)
+    edge, unseen = look_at_edges(lowered, formats.edge, _spec(meta, options.data), meta.image_shape, images)
     golden = _golden(images, meta.image_shape)
     write_project(
         graph,
@@ -146,7 +155,8 @@ def export_run(run: Path, options: ExportOptions) -> Exported:
         macs=sum(op.macs for op in graph if isinstance(op, Conv2d | Linear)),
         issues=[str(issue) for issue in lowered.report.harmful],
         uses=format_uses(graph, lowered.report.issues),
-        notes=[note for note in (missing, _other_format(meta, formats), unused) if note],
+        notes=[note for note in (missing, _other_format(meta, formats), unused, unseen) if note],
+        edge=edge,
     )
 
 
