@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hwq.cli.export import ExportOptions
-from hwq.cli.options import NewFile, format_options
+from hwq.cli.options import NewFile, code_options, format_options
 from hwq.errors import InputError
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Percent of a layer's codes that may change.",
 )
+@code_options
 @click.option("--off-bits", type=click.IntRange(1, 16), help="Codes for tensors that training left off.")
 @click.option("--data", help="digits, cifar10[:ROOT] or folder:ROOT. Default: the data of training.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.")
@@ -85,7 +86,7 @@ def _explain(
             "was exported from"
         )
     formats = options.formats()
-    model, meta = restore(run)
+    model, meta = restore(run, options.code())
     sample = _test_images(meta, options.data).head(images)
     columns = (TextColumn("{task.description:>10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     console = Console(stderr=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hwq.cli.issues import ISSUES, encode
-from hwq.cli.options import format_options
+from hwq.cli.options import code_options, format_options, trusted
 from hwq.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from hwq.ir import Graph
     from hwq.lower import Formats, FormatUse, Lowered
     from hwq.train.checkpoint import Meta
+    from hwq.train.trust import Trust
 
 GOLDEN_IMAGES = 4
 _CALIBRATION_IMAGES = 256
@@ -44,6 +45,12 @@ class ExportOptions:
     allow_lossy: bool = False
     out: Path | None = None
     data: str | None = None
+    model: str | None = None
+    trust: bool = False
+
+    def code(self) -> Trust:
+        """Whether the checkpoint's model file may be run."""
+        return trusted(self.model, self.trust)
 
     def formats(self) -> Formats:
         """Raises InputError for an unknown format or one out of range."""
@@ -82,6 +89,7 @@ class Exported:
 @click.option(
     "--folding", type=click.Path(path_type=Path, dir_okay=False), help="TOML or JSON: {op: [PE, SIMD]}."
 )
+@code_options
 @click.option("--off-bits", type=click.IntRange(1, 16), help="Codes for tensors that training left off.")
 @click.option("--allow-lossy", is_flag=True, help="Go on when constants saturate or vanish.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Default: RUN/hls.")
@@ -123,7 +131,7 @@ def export_run(run: Path, options: ExportOptions) -> Exported:
 
     formats = options.formats()
     out = options.out or (run if run.is_dir() else run.parent) / "hls"
-    model, meta = restore(run)
+    model, meta = restore(run, options.code())
     images, missing = _images(meta, options.data)
     unused = ""
     if options.off_bits is not None and not off_tensors(model):
