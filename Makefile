@@ -21,7 +21,7 @@ help:
 	@echo 'make fuzz-files N=2000  files changed at random, given to every command that reads them'
 	@echo 'make lint          ruff and mypy'
 	@echo 'make bench         speed of simulators and training, beside other tools'
-	@echo 'make docs          docs/cli.md from --help'
+	@echo 'make docs          docs/cli.md, docs/spellings.md from the code'
 
 demo: check $(VENV)/.installed
 	@$(BIN)/hwq demo --out $(RUN) $(ARGS)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hwq.cli.options import data_options, quant_options, trust_option, trusted
+from hwq.cli.options import data_options, quant_options
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     help="Give every channel the mean it had as a float.",
 )
 @click.option("--test-images", type=int, help="Accuracies on a sample of so many test images.")
-@trust_option
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or auto.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.")
 def command(
@@ -57,7 +56,6 @@ def command(
     test_images: int | None,
     device: str,
     threads: int | None,
-    trust: bool,
     **flags: Any,
 ) -> None:
     """Quantise the float network in SOURCE without training, into the run folder --out.
@@ -89,9 +87,11 @@ def command(
         test_images=test_images,
     )
     given = {k: v for k, v in flags.items() if v is not None and v != ()}
-    chosen = calibration_recipe(source, recipe, given, trusted(given.get("model"), trust))
+    chosen = calibration_recipe(source, recipe, given)
     with _Shown() as watcher:
         done = calibrate_run(chosen, source, out, options, device=device, watcher=watcher)
+    for line in done.notes:
+        click.echo(line)
     if done.bias_images and done.bias_images < images:
         click.echo(f"bias correction used {done.bias_images} images: no more fit in memory at once")
     if done.uncorrected:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hwq.cli.issues import read_issues
-from hwq.cli.options import NewFile, code_options, format_options, trusted
+from hwq.cli.options import NewFile, format_options
 from hwq.errors import InputError
 
 if TYPE_CHECKING:
@@ -76,7 +76,6 @@ class OpFacts:
 @click.command
 @click.argument("target", type=click.Path(path_type=Path))
 @format_options
-@code_options
 @click.option("--off-bits", type=click.IntRange(1, 16), help="Codes for tensors that training left off.")
 @click.option("--data", help="Data for --off-bits. Default: the data of training.")
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
@@ -101,48 +100,53 @@ def command(target: Path, as_json: bool, scales: bool, csv_path: Path | None, **
     if scales:
         from hwq.cli.scales import show_scales
 
-        code = trusted(options["model"], options["trust"])
-        show_scales(target, csv_path, code, as_json=as_json)
+        show_scales(target, csv_path, as_json=as_json)
         return 0
     if csv_path is not None:
         raise InputError("--csv writes scales: give --scales, too")
-    graph, issues = _load(target, options)
+    graph, issues, notes = _load(target, options)
     edits = _edits(target)
     for line in edits:
         click.echo(f"changed since export: {line}", err=True)
     facts = inspect_graph(graph, issues, _folding(target))
     if as_json:
-        document = {
+        document: dict[str, Any] = {
             "name": graph.name,
             "edits": edits,
             "ops": [asdict(f) for f in facts],
             "issues": None if issues is None else [asdict(issue) for issue in issues],
+            "notes": notes,
         }
         click.echo(json.dumps(document, indent=1))
     else:
         _print(graph, facts, issues)
+        for line in notes:
+            click.echo(line)
     return 0
 
 
-def _load(target: Path, options: dict[str, Any]) -> tuple[Graph, Sequence[ConstantIssue] | None]:
-    """(graph, issues of its constants, or None when only integers are known).
+def _load(
+    target: Path, options: dict[str, Any]
+) -> tuple[Graph, Sequence[ConstantIssue] | None, Sequence[str]]:
+    """(graph, issues of its constants, or None when only integers are known, notes of `hwq.quant.notes`).
 
     A folder that holds half a project raises InputError.
     """
     from hwq.serde import GRAPH_JSON, load
 
     if (target / GRAPH_JSON).exists() or (target / "project.json").exists():
-        return load(target), read_issues(target)
+        return load(target), read_issues(target), ()
 
     from hwq.cli.export import ExportOptions, lower_run
     from hwq.passes import run_passes
+    from hwq.quant import notes
     from hwq.train.restore import restore
 
     export = ExportOptions(**options, allow_lossy=True)
     formats = export.formats()
-    model, meta = restore(target, export.code())
+    model, meta = restore(target)
     lowered = lower_run(model, meta, formats, export)
-    return run_passes(lowered.graph), lowered.report.issues
+    return run_passes(lowered.graph), lowered.report.issues, notes(model)
 
 
 def _edits(target: Path) -> list[str]:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from hwq.lower import Lowered
     from hwq.sweep import Candidate, Point
     from hwq.train.checkpoint import Meta
-    from hwq.train.trust import Trust
 
 FOLDER = "sweep-bits"
 """Beside the results: run folders of the requantised networks."""
@@ -26,22 +25,16 @@ _CALIBRATION_IMAGES = 256
 class Networks:
     """Restores RUN, quantises it again where bits are asked for, lowers it. Raises InputError.
 
-    data: other data than the run's own. out: where the results go. code: whether its model file may run.
+    data: other data than the run's own. out: where the results go.
     """
 
     def __init__(
-        self,
-        run: Path,
-        edge: LiteralFormat,
-        off_bits: int | None,
-        data: str | None,
-        out: Path,
-        code: Trust,
+        self, run: Path, edge: LiteralFormat, off_bits: int | None, data: str | None, out: Path
     ) -> None:
         from hwq.data import DataSpec
         from hwq.train.checkpoint import find, load
 
-        self.run, self.edge, self.off_bits, self.out, self.code = run, edge, off_bits, out, code
+        self.run, self.edge, self.off_bits, self.out = run, edge, off_bits, out
         self.path = find(run)
         self.meta: Meta = load(self.path).meta
         self.checkpoint = digest(self.path)
@@ -77,14 +70,14 @@ class Networks:
         from hwq.train.restore import restore
 
         if not bits:
-            return restore(self.path, self.code)[0]
+            return restore(self.path)[0]
         folder = self.folder(bits)
         if not (folder / LAST).is_file():
             weights, acts = map(int, bits.split("/"))
-            model, meta = requantise(self.path, weights, acts, trust=self.code)
+            model, meta = requantise(self.path, weights, acts)
             folder.mkdir(parents=True, exist_ok=True)
             save_checkpoint(folder / LAST, meta, model, {})
-        return restore(folder, self.code)[0]
+        return restore(folder)[0]
 
     def _calibration(self, model: torch.fx.GraphModule) -> list[torch.Tensor]:
         import torch

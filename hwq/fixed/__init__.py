@@ -14,7 +14,7 @@ from hwq.fixed.constants import (
     parse_edge,
     parse_format,
 )
-from hwq.fixed.types import MAX_WIDTH, FixedType, Ints, IntType, Overflow, Rounding, shift_right
+from hwq.fixed.types import MAX_WIDTH, FixedType, Ints, IntType, Overflow, Rounding, code_limit, shift_right
 
 __all__ = [
     "MAX_WIDTH",
@@ -29,6 +29,7 @@ __all__ = [
     "Overflow",
     "Rounding",
     "ShiftFormat",
+    "code_limit",
     "parse_edge",
     "parse_format",
     "shift_right",

@@ -6,8 +6,10 @@ r * 2^-F. Nothing here goes through floating point: reals enter as exact binary 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -111,6 +113,15 @@ def shift_right(raw: Ints, shift: int, rounding: Rounding) -> Ints:
         case Rounding.RND_CONV:
             up = (rest > half) | ((rest == half) & (floor % 2 == 1))
     return floor + up
+
+
+def code_limit(value: float, scale: float, rounding: Rounding) -> int:
+    """The code of a real clamp bound: round(value / scale), exactly, in the requantisation's rounding.
+
+    Rounding and clamping commute for monotone roundings, so clamping codes equals clamping reals.
+    """
+    exact = Fraction(value) / Fraction(scale)
+    return math.floor(exact + Fraction(1, 2)) if rounding is Rounding.RND else math.floor(exact)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

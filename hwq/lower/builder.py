@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
-from fractions import Fraction
 from typing import TypeVar
 
 import numpy as np
 
 from hwq.errors import InputError
-from hwq.fixed import ConstantFormat, IntType, Rounding
+from hwq.fixed import ConstantFormat, IntType, Rounding, code_limit
 from hwq.ir import (
     Bound,
     Concat,
@@ -38,15 +36,6 @@ from hwq.lower.values import Codes, Factor, Floats, Move, PadMove, Pending, Pixe
 from hwq.quant.placing.patterns import matches, nothing_matches
 
 _AnyOp = TypeVar("_AnyOp", bound=Op)
-
-
-def code_limit(value: float, scale: float, rounding: Rounding) -> int:
-    """The code of a real clamp bound: round(value / scale), exactly, in the requantisation's rounding.
-
-    Rounding and clamping commute for monotone roundings, so clamping codes equals clamping reals.
-    """
-    exact = Fraction(value) / Fraction(scale)
-    return math.floor(exact + Fraction(1, 2)) if rounding is Rounding.RND else math.floor(exact)
 
 
 def _limits(kind: IntType, scale: float, lo: float, hi: float, rounding: Rounding) -> tuple[int, int]:

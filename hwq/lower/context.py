@@ -14,8 +14,8 @@ from hwq.quant import where
 from hwq.quant.tracing.places import owner
 
 SUPPORTED = (
-    "Conv2d, Linear, BatchNorm, ReLU, ReLU6, add, cat, max and average pooling, flatten, zero padding, "
-    "subsampling, dropout and identity"
+    "Conv2d, Linear, BatchNorm, ReLU, ReLU6 and other clamps, add, cat, max and average pooling, flatten, "
+    "zero padding, subsampling, dropout and identity"
 )
 
 

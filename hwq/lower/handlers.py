@@ -19,6 +19,7 @@ from hwq.lower.context import Call, Context, as_pending
 from hwq.lower.values import Batch, Codes, Pending, Pixels, Tensor
 from hwq.quant import ActQuantizer, QuantConv2d, QuantLinear
 from hwq.quant.placing.placer import OF
+from hwq.quant.tracing.spelling.clamps import Clamp, clamp
 
 Handler = Callable[[Context, Call], Any]
 
@@ -60,17 +61,16 @@ def _left_off(context: Context, call: Call, value: Tensor) -> Codes:
 # -- activations
 
 
-def _clamp(lo: float, hi: float) -> Handler:
-    def handler(context: Context, call: Call) -> Tensor:
-        value = call.tensor()
-        if isinstance(value, Pixels):
-            call.fail(f"{call.what} reads the raw image; an activation quantiser must come first")
-        if isinstance(value, Codes) and hi == np.inf and not value.spec.type.signed:
-            return value  # never negative
-        pending = as_pending(value)
-        return replace(pending, lo=_within(lo, pending), hi=_within(hi, pending))
-
-    return handler
+def clamp_to_range(context: Context, call: Call) -> Tensor:
+    """The limits of a sum, until its quantiser makes them limits of codes."""
+    value = call.tensor()
+    if isinstance(value, Pixels):
+        call.fail(f"{call.what} reads the raw image; an activation quantiser must come first")
+    lo, hi = (float(call.option(place, name, None)) for place, name in enumerate(("lo", "hi"), 1))
+    if isinstance(value, Codes) and hi == np.inf and not value.spec.type.signed:
+        return value  # never below 0, as the range holds it
+    pending = as_pending(value)
+    return replace(pending, lo=_within(lo, pending), hi=_within(hi, pending))
 
 
 def _within(bound: float, pending: Pending) -> float:
@@ -80,11 +80,9 @@ def _within(bound: float, pending: Pending) -> float:
 
 def add(context: Context, call: Call) -> Pending | int:
     """Terms of both sides side by side: one rounding for the sum. Also adds integers of a shape."""
-    left, right = (call.option(place, name, None) for place, name in enumerate(("input", "other")))
+    left, right = call.args
     if isinstance(left, int) and isinstance(right, int):
         return left + right
-    if call.kwargs.get("alpha", 1) != 1:
-        call.fail("add with alpha is not supported")
     for side in (left, right):
         if not isinstance(side, Codes | Pixels | Pending):
             call.fail("adding a constant is not supported")
@@ -107,8 +105,7 @@ def _same_order(a: Pending | Codes, b: Pending | Codes) -> bool:
 
 def concat(context: Context, call: Call) -> Codes:
     """Codes of one type and scale side by side; others are requantised to common codes first."""
-    tensors = call.args[0] if call.args else call.kwargs.get("tensors", ())
-    dim = call.args[1] if len(call.args) > 1 else call.kwargs.get("dim", 0)
+    tensors, dim = call.args
     parts = []
     for value in tensors:
         if not isinstance(value, Codes | Pixels | Pending):
@@ -163,8 +160,6 @@ def _integers(function: Callable[[int, int], int]) -> Handler:
     return handler
 
 
-_relu, _relu6 = _clamp(0.0, np.inf), _clamp(0.0, 6.0)
-
 MODULES: dict[type[nn.Module], Handler] = {
     ActQuantizer: quantizer,
     QuantConv2d: layers.conv2d,
@@ -173,8 +168,7 @@ MODULES: dict[type[nn.Module], Handler] = {
     nn.Linear: layers.unprepared,
     nn.BatchNorm2d: layers.batch_norm,
     nn.BatchNorm1d: layers.batch_norm,
-    nn.ReLU: _relu,
-    nn.ReLU6: _relu6,
+    Clamp: clamp_to_range,
     nn.MaxPool2d: pools.max_pool,
     nn.AvgPool2d: pools.avg_pool,
     nn.AdaptiveAvgPool2d: pools.adaptive_avg_pool,
@@ -183,26 +177,23 @@ MODULES: dict[type[nn.Module], Handler] = {
     nn.Dropout: passes,
     nn.Dropout1d: passes,
     nn.Dropout2d: passes,
+    nn.Dropout3d: passes,
+    nn.AlphaDropout: passes,
+    nn.FeatureAlphaDropout: passes,
     nn.Identity: passes,
 }
 """The first class that the module is an instance of counts: subclasses stand before their bases."""
 
 FUNCTIONS: dict[Any, Handler] = {
-    torch.relu: _relu,
-    functional.relu: _relu,
-    functional.relu6: _relu6,
+    clamp: clamp_to_range,
     operator.add: add,
-    torch.add: add,
     torch.cat: concat,
-    torch.concat: concat,
     functional.max_pool2d: pools.max_pool,
     torch.max_pool2d: pools.max_pool,
     functional.avg_pool2d: pools.avg_pool,
     functional.adaptive_avg_pool2d: pools.adaptive_avg_pool,
-    torch.mean: pools.mean,
     torch.flatten: shapes.flatten,
     torch.reshape: shapes.view,
-    torch.squeeze: shapes.squeeze,
     functional.pad: shapes.pad,
     operator.getitem: shapes.getitem,
     getattr: shapes.attribute,
@@ -212,13 +203,10 @@ FUNCTIONS: dict[Any, Handler] = {
 }
 
 METHODS: dict[str, Handler] = {
-    "relu": _relu,
-    "add": add,
     "mean": pools.mean,
     "flatten": shapes.flatten,
     "view": shapes.view,
     "reshape": shapes.view,
-    "squeeze": shapes.squeeze,
     "size": shapes.size,
     "dim": shapes.dim,
 }

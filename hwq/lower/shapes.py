@@ -42,16 +42,6 @@ def view(context: Context, call: Call) -> Tensor:
     return flattened(context, call, value, call.name)
 
 
-def squeeze(context: Context, call: Call) -> Tensor:
-    """Drops the map dimensions of a globally pooled map, both at once."""
-    value = call.tensor()
-    dims = call.args[1] if len(call.args) > 1 else call.kwargs.get("dim")
-    both = dims is None or (isinstance(dims, tuple | list) and sorted(d % 4 for d in dims) == [2, 3])
-    if value.shape[:-1] != (1, 1) or not both:
-        call.fail("squeeze is supported for both dimensions of a 1 x 1 map only; use x.flatten(1)")
-    return flattened(context, call, value, call.name)
-
-
 def size(context: Context, call: Call) -> Any:
     """x.size() and x.size(dim)."""
     shape = torch_shape(call.tensor())

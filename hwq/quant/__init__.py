@@ -16,6 +16,8 @@ from hwq.quant.placing.prepare import prepare
 from hwq.quant.tracing.kinds import Kind, kind_of
 from hwq.quant.tracing.places import where
 from hwq.quant.tracing.shapes import output_shape
+from hwq.quant.tracing.spelling.bake import bake
+from hwq.quant.tracing.spelling.respell import notes
 from hwq.quant.tracing.trace import trace
 
 __all__ = [
@@ -34,11 +36,13 @@ __all__ = [
     "Ranges",
     "Row",
     "WeightQuantizer",
+    "bake",
     "calibrate",
     "calibrate_off",
     "describe",
     "estimate_norms",
     "kind_of",
+    "notes",
     "off_tensors",
     "output_shape",
     "prepare",

@@ -63,6 +63,8 @@ def test_help_lists_every_command_and_loads_no_torch() -> None:
 def test_the_reference_page_is_what_help_says() -> None:
     written = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
     assert written == _generator().page(), "run `make docs`"
+    written = (ROOT / "docs" / "spellings.md").read_text(encoding="utf-8")
+    assert written == _generator().spellings_page(), "run `make docs`"
 
 
 def _shown() -> list[tuple[str, str]]:

@@ -11,13 +11,13 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from hwq.errors import InputError
-from hwq.fixed import Rounding, parse_edge, parse_format
+from hwq.fixed import Rounding, code_limit, parse_edge, parse_format
 from hwq.ir import Concat, Conv2d, Linear, MaxPool, Pad, Padding, Requantize, SumPool
 from hwq.lower import Formats, Lowered, lower
-from hwq.lower.builder import code_limit
 from hwq.models import build
 from hwq.passes import run_passes
 from hwq.quant import ActQuantizer, Policy, QuantConv2d, WeightQuantizer
+from hwq.quant.tracing.spelling.respell import respell
 from hwq.simulate.oracle import run_oracle
 from tests.lower.reference import WIDE, check, kinds, noise, prepared
 
@@ -439,7 +439,9 @@ def by_hand(model: nn.Module) -> fx.GraphModule:
 
     tracer = Tracer()
     tracer.record_stack_traces = True
-    return fx.GraphModule(model, tracer.trace(model)).eval()
+    module = fx.GraphModule(model, tracer.trace(model))
+    respell(module, None)
+    return module.eval()
 
 
 def plain_lower(model: fx.GraphModule, shape: tuple[int, int, int], text: str = "56,auto") -> Lowered:

@@ -157,13 +157,13 @@ def test_layers_keep_names_and_parameters() -> None:
     assert all(not isinstance(m, ActQuantizer) or m.off is False for m in module.modules())
 
 
-class _Sigmoid(nn.Module):
+class _Tanh(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, 4, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.sigmoid(self.conv(x))
+        return torch.tanh(self.conv(x))
 
 
 class _Branching(nn.Module):
@@ -187,10 +187,10 @@ def test_tracing_leaves_torchs_compiler_alone() -> None:
 
 
 def test_unsupported_names_path_and_line() -> None:
-    with pytest.raises(UnsupportedError, match=r"\(test_prepare.py:\d+\): sigmoid is not supported"):
-        prepare(nn.Sequential(_Sigmoid()), Policy(), (8, 8, 3))
-    with pytest.raises(UnsupportedError, match=r"'1'.*Softmax"):
-        prepare(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Softmax(1)), Policy(), (8, 8, 3))
+    with pytest.raises(UnsupportedError, match=r"\(test_prepare.py:\d+\): tanh is not supported"):
+        prepare(nn.Sequential(_Tanh()), Policy(), (8, 8, 3))
+    with pytest.raises(UnsupportedError, match=r"'1'.*Softmax is supported only as the last operation"):
+        prepare(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Softmax(1), nn.ReLU()), Policy(), (8, 8, 3))
     with pytest.raises(UnsupportedError, match="depends on tensor values"):
         prepare(_Branching(), Policy(), (8, 8, 3))
     with pytest.raises(UnsupportedError, match="does not take images"):

@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from hwq.errors import InputError, UnsupportedError
-from hwq.fixed import Rounding
+from hwq.fixed import Rounding, code_limit
 from hwq.quant.fixedpoint.requantise import (
     ActScale,
     Bias,
@@ -39,6 +38,7 @@ from hwq.quant.placing.placer import OF
 from hwq.quant.tracing.kinds import Kind, kind_of
 from hwq.quant.tracing.places import where
 from hwq.quant.tracing.shapes import SHAPE
+from hwq.quant.tracing.spelling.clamps import Bounds, bounds_of
 
 _PREFIX = "hwq_"
 _POOL_ARGUMENTS = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
@@ -101,16 +101,21 @@ class _Logits(nn.Module):
         return fake_quant(x, x.new_tensor(self.scale), self.kind.lo, self.kind.hi)
 
 
-class FlooredReLU6(nn.Module):
-    """ReLU6 before a quantiser whose input was lowered by half a code: its largest code is floor(6 / s)."""
+class CodeClamp(nn.Module):
+    """A clamp before a quantiser, to the values of the codes that hardware has for its bounds."""
 
-    def __init__(self, end: ActScale) -> None:
+    def __init__(self, bounds: Bounds, end: ActScale | Number, rounding: Rounding) -> None:
         super().__init__()
-        self.end = end
+        self.bounds, self.end, self.rounding = bounds, end, rounding
 
     def forward(self, x: Tensor) -> Tensor:
-        scale = self.end().detach()
-        return x.clamp(x.new_zeros(()), (torch.floor(6 / scale) * scale).to(x.dtype))
+        """Any shape -> the same."""
+        scale = float(self.end().detach())
+        return x.clamp(*(self._value(bound, scale) for bound in (self.bounds.lo, self.bounds.hi)))
+
+    def _value(self, bound: float, scale: float) -> float:
+        finite = math.isfinite(bound) and math.isfinite(scale) and scale > 0
+        return code_limit(bound, scale, self.rounding) * scale if finite else bound
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,11 +259,11 @@ class _Walk:
         return replace(parts[0], node=self._copy(node))
 
     def _pass(self, node: fx.Node, kind: Kind) -> _Value:
-        """ReLU, and what moves codes: on codes at once, on sums once they are codes."""
+        """Clamps, and what moves codes: on codes at once, on sums once they are codes."""
         value = self.values[node.all_input_nodes[0]]
         if isinstance(value, fx.Node):
             return self._copy(node)
-        if kind is Kind.RELU and isinstance(value, _Codes):
+        if kind is Kind.CLAMP and isinstance(value, _Codes):
             value = _pending(value)
         if isinstance(value, _Pending):
             return replace(value, then=(*value.then, node))
@@ -304,15 +309,12 @@ class _Walk:
         self.made.append(module)
         ready = self._call("requant", module, value.nodes)
         for node in value.then:
-            if isinstance(end, ActScale) and self.formats.rounding is Rounding.TRN and self._is_relu6(node):
-                ready = self._call("relu6_", FlooredReLU6(end), (ready,))
+            bounds = bounds_of(self.model, node)
+            if bounds is not None and not bounds.rectifies:
+                ready = self._call("clamp_", CodeClamp(bounds, end, self.formats.rounding), (ready,))
             else:
                 ready = self._copy(node, {node.all_input_nodes[0]: ready})
         return ready
-
-    def _is_relu6(self, node: fx.Node) -> bool:
-        module = self.model.get_submodule(str(node.target)) if node.op == "call_module" else None
-        return isinstance(module, nn.ReLU6) or node.target is functional.relu6
 
     def _output(self, node: fx.Node) -> None:
         source = node.args[0]
@@ -332,8 +334,6 @@ class _Walk:
         value = self.values[source]
         if isinstance(value, _Codes):
             return value
-        if isinstance(value, _Pending) and (codes := self._rectified(value)):
-            return codes
         if not self.off:
             raise UnsupportedError(
                 f"{where(reader)}: reads a tensor that no quantiser rounds; insert one before it"
@@ -341,16 +341,6 @@ class _Walk:
         # somewhere before it something is off, which is the complaint to make
         assert isinstance(value, _Pending | _Image)
         return _Codes(node=value.nodes[0] if isinstance(value, _Pending) else value.node, factors=())
-
-    def _rectified(self, value: _Pending) -> _Codes | None:
-        """A plain ReLU of codes, moved about perhaps: codes of the same scale."""
-        known = all(isinstance(f, ActScale | Number) for t in value.terms for f in t.factors)
-        if not known or len(value.terms) != 1 or any(map(self._is_relu6, value.then)):
-            return None
-        moved = value.nodes[0]
-        for node in value.then:
-            moved = self._copy(node, {node.all_input_nodes[0]: moved})
-        return _Codes(node=moved, factors=value.terms[0].factors)
 
     def _affine(self, node: fx.Node, position: int) -> _Pending:
         inputs = [a for a in (*node.args, *node.kwargs.values()) if isinstance(a, fx.Node)]

@@ -14,10 +14,12 @@ from hwq.quant.placing.choices import IMAGE, ActSite, Choices, Role
 from hwq.quant.tracing.kinds import Kind
 from hwq.quant.tracing.places import owner
 from hwq.quant.tracing.shapes import SHAPE
+from hwq.quant.tracing.spelling.clamps import bounds_of
 
 INPUT_QUANT = "input_quant"
-_MOVES = (Kind.SKIP, Kind.CODES, Kind.RELU)
-"""What hands on codes."""
+_CLAMPS = (Kind.RELU, Kind.CLAMP)
+_MOVES = (Kind.SKIP, Kind.CODES, *_CLAMPS)
+"""What hands on codes, or with a clamp what becomes of them."""
 OF = "hwq_of"
 """Key of a quantiser node's meta: paths of the modules whose result it quantises, first to last."""
 
@@ -74,9 +76,11 @@ class Placer:
                 positive = False
                 if not raw:
                     self.on_codes.add(node)
-            case Kind.RELU:
-                positive = True
-                if raw:
+            case Kind.RELU | Kind.CLAMP:
+                bounds = bounds_of(self.module, node)
+                positive = positive or (bounds is not None and bounds.lo == 0)
+                # codes that are clamped to 6 are codes of no scale that has no code for 6
+                if raw or kind is Kind.CLAMP:
                     self.raw.add(node)
             case Kind.SKIP | Kind.CODES:
                 # only logits reach here unquantised (`_ends`)
@@ -92,7 +96,7 @@ class Placer:
                 return
         if positive:
             self.positive.add(node)
-        moves = kind in _MOVES or (kind is Kind.CONCAT and self._is_residual(node))
+        moves = (kind in _MOVES and node not in self.raw) or (kind is Kind.CONCAT and self._is_residual(node))
         if moves and any(self._source(n) in self.wide for n in sources):
             self.wide.add(node)
 
@@ -114,7 +118,8 @@ class Placer:
         if self._is_result(node):
             return False
         if len(found) == 1:
-            if kinds[0] is Kind.RELU and kind is not Kind.RELU:
+            # ReLU of ReLU does nothing
+            if kinds[0] in _CLAMPS and not (kind in _CLAMPS and kinds[0] is Kind.RELU):
                 return False
             if kinds[0] is Kind.NORM and kind is Kind.LAYER:
                 return False
@@ -168,7 +173,7 @@ class Placer:
         kind = self.kinds[node]
         path = IMAGE if kind is Kind.INPUT else self._path(node)
         before = next(iter(node.all_input_nodes), None)
-        inside = kind is Kind.RELU or (kind is Kind.NORM and node not in self.on_codes) or kind is Kind.SKIP
+        inside = kind in _CLAMPS or (kind is Kind.NORM and node not in self.on_codes) or kind is Kind.SKIP
         if inside and before in self.kinds and before in self.raw:
             return [*self._chain(before), *([] if kind is Kind.SKIP else [path])]
         return [path]

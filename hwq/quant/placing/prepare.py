@@ -10,7 +10,7 @@ from hwq.quant.placing.choices import Choices, Entries
 from hwq.quant.placing.layers import QuantConv2d, QuantLinear
 from hwq.quant.placing.placer import INPUT_QUANT, Placer, freeze, readers
 from hwq.quant.placing.policy import Policy
-from hwq.quant.tracing.kinds import Kind, kinds_of, own_forward
+from hwq.quant.tracing.kinds import Kind, kinds_of
 from hwq.quant.tracing.places import where
 from hwq.quant.tracing.trace import trace
 
@@ -66,11 +66,6 @@ def _check(module: fx.GraphModule, kinds: dict[fx.Node, Kind]) -> None:
         if node.op != "call_module":
             continue
         child = module.get_submodule(str(node.target))
-        if kind is not Kind.LAYER and own_forward(child):
-            raise UnsupportedError(
-                f"{where(node)}: {type(child).__name__} has a forward of its own; make it an nn.Module that "
-                "calls the layer and the rest, one after the other"
-            )
         if kind is Kind.LAYER:
             if type(child) not in (nn.Conv2d, nn.Linear):
                 raise UnsupportedError(f"{where(node)}: {type(child).__name__} is already a special layer")

@@ -13,7 +13,11 @@ from hwq.quant.tracing.places import where
 
 DROPOUTS: dict[Any, type[nn.Module]] = {
     functional.dropout: nn.Dropout,
+    functional.dropout1d: nn.Dropout1d,
     functional.dropout2d: nn.Dropout2d,
+    functional.dropout3d: nn.Dropout3d,
+    functional.alpha_dropout: nn.AlphaDropout,
+    functional.feature_alpha_dropout: nn.FeatureAlphaDropout,
 }
 
 

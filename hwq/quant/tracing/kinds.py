@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from hwq.errors import UnsupportedError
 from hwq.quant.tracing.places import where
+from hwq.quant.tracing.spelling import clamps
 
 
 class Kind(Enum):
@@ -21,7 +22,8 @@ class Kind(Enum):
     INPUT = auto()
     LAYER = auto()  # conv, linear: an accumulator
     NORM = auto()  # batch normalisation
-    RELU = auto()  # ReLU, ReLU6
+    RELU = auto()  # of codes it makes codes of the same scale
+    CLAMP = auto()  # to any other range that holds 0: of codes, too, it is arithmetic
     ADD = auto()
     AVERAGE = auto()  # average pool, global or not
     CONCAT = auto()
@@ -36,51 +38,47 @@ MODULES: dict[type[nn.Module], Kind] = {
     nn.Linear: Kind.LAYER,
     nn.BatchNorm2d: Kind.NORM,
     nn.BatchNorm1d: Kind.NORM,
-    nn.ReLU: Kind.RELU,
-    nn.ReLU6: Kind.RELU,
     nn.AvgPool2d: Kind.AVERAGE,
     nn.AdaptiveAvgPool2d: Kind.AVERAGE,
     nn.MaxPool2d: Kind.CODES,
     nn.Flatten: Kind.CODES,
     nn.ConstantPad2d: Kind.CODES,  # nn.ZeroPad2d is one
     nn.Dropout: Kind.SKIP,
+    nn.Dropout1d: Kind.SKIP,
     nn.Dropout2d: Kind.SKIP,
+    nn.Dropout3d: Kind.SKIP,
+    nn.AlphaDropout: Kind.SKIP,
+    nn.FeatureAlphaDropout: Kind.SKIP,
     nn.Identity: Kind.SKIP,
 }
-_FUNCTIONS: dict[Any, Kind] = {
-    torch.relu: Kind.RELU,
-    functional.relu: Kind.RELU,
-    functional.relu6: Kind.RELU,
+FUNCTIONS: dict[Any, Kind] = {
     operator.add: Kind.ADD,
-    torch.add: Kind.ADD,
     functional.avg_pool2d: Kind.AVERAGE,
     functional.adaptive_avg_pool2d: Kind.AVERAGE,
-    torch.mean: Kind.AVERAGE,
     torch.cat: Kind.CONCAT,
-    torch.concat: Kind.CONCAT,
     functional.max_pool2d: Kind.CODES,
     torch.max_pool2d: Kind.CODES,
     torch.flatten: Kind.CODES,
     torch.reshape: Kind.CODES,
-    torch.squeeze: Kind.CODES,
     functional.pad: Kind.CODES,
     operator.getitem: Kind.CODES,
 }
-_METHODS: dict[str, Kind] = {
-    "relu": Kind.RELU,
-    "add": Kind.ADD,
+METHODS: dict[str, Kind] = {
     "mean": Kind.AVERAGE,
     "flatten": Kind.CODES,
     "reshape": Kind.CODES,
-    "squeeze": Kind.CODES,
     "size": Kind.SHAPE,
     "dim": Kind.SHAPE,
 }
 
 
+LAYERS = (*MODULES, *clamps.MODULES)
+"""Classes whose subclasses are not looked into."""
+
+
 def own_forward(module: nn.Module) -> bool:
     """Whether a subclass of a layer that hwq knows computes something else than the layer."""
-    base = next((t for t in MODULES if isinstance(module, t)), None)
+    base = next((t for t in LAYERS if isinstance(module, t)), None)
     return base is not None and ("forward" in vars(module) or type(module).forward is not base.forward)
 
 
@@ -91,27 +89,34 @@ def kinds_of(
     try:
         return {node: kind_of(module, node) for node in module.graph.nodes if not ignore(node)}
     except UnsupportedError:
-        for node in module.graph.nodes:
-            if what := _attention(module, node):
-                raise UnsupportedError(
-                    f"{where(node)}: attention ({what}) is not supported; hwq takes convolutional networks"
-                ) from None
+        refuse_attention(module)
         raise
 
 
+def refuse_attention(module: fx.GraphModule) -> None:
+    """Raise UnsupportedError for the first attention of a network, the plainest complaint about it."""
+    for node in module.graph.nodes:
+        if what := _attention(module, node):
+            raise UnsupportedError(
+                f"{where(node)}: attention ({what}) is not supported; hwq takes convolutional networks"
+            ) from None
+
+
 def kind_of(module: fx.GraphModule, node: fx.Node) -> Kind:
-    """Raises UnsupportedError for what hwq does not know, naming module path and source line."""
+    """Of a respelled network's node. Raises UnsupportedError for others, naming module path and line."""
     found = found_kind(module, node)
     if found is None or (found is Kind.ADD and len(node.all_input_nodes) == 0):
         raise UnsupportedError(f"{where(node)}: {_name(module, node)} is not supported")
-    operands = [*node.args[:2], *(node.kwargs[k] for k in ("input", "other") if k in node.kwargs)]
-    if found is Kind.ADD and any(not isinstance(a, fx.Node) for a in operands):
+    if found is Kind.ADD and any(not isinstance(a, fx.Node) for a in node.args):
         raise UnsupportedError(f"{where(node)}: adds a constant, which is not supported")
     return found
 
 
 def found_kind(module: fx.GraphModule, node: fx.Node) -> Kind | None:
     """None for what hwq does not know."""
+    bounds = clamps.bounds_of(module, node)
+    if bounds is not None:
+        return Kind.RELU if bounds.rectifies else Kind.CLAMP
     match node.op:
         case "placeholder":
             return Kind.INPUT
@@ -125,9 +130,9 @@ def found_kind(module: fx.GraphModule, node: fx.Node) -> Kind | None:
             size = node.target is getattr and node.args[1:] == ("shape",)
             if folded or size or _of_shape(module, node):
                 return Kind.SHAPE
-            return _FUNCTIONS.get(node.target)
+            return FUNCTIONS.get(node.target)
         case "call_method":
-            return _METHODS.get(str(node.target))
+            return METHODS.get(str(node.target))
     return None
 
 

@@ -18,20 +18,22 @@ from hwq.quant.tracing.kinds import kinds_of
 from hwq.quant.tracing.places import place, where
 from hwq.quant.tracing.pure import in_place
 from hwq.quant.tracing.redundant import drop
+from hwq.quant.tracing.spelling.bake import computes_weight
+from hwq.quant.tracing.spelling.respell import respell, takes
 from hwq.quant.tracing.tracer import calls
 
 
 def trace(model: nn.Module, image_shape: tuple[int, int, int] | None = None) -> fx.GraphModule:
     """Trace a network (images (N, C, H, W) -> logits). Parameters are shared with `model`, not copied.
 
-    The graph has no call that works in place (their later readers read their result), no copies, no
-    `view` (a reshape has the same values in any memory format) and nothing that the result does not depend
-    on. Calls of F.dropout become modules, active in training alone. image_shape: (H, W, C); with it the
-    forward runs in eager torch while it is traced, sizes are the integers that they are (the batch size
-    stays free), and the traced network is compared with `model` bit for bit, in both modes, on random
-    images. Without it in-place calls are judged by their names, and sizes stay calls. The model is left
-    as it was. Raises UnsupportedError naming the source line, also for a network that computes something
-    else in evaluation.
+    The graph has no call that works in place (their later readers read their result), no copies, no `view`
+    (a reshape has the same values in any memory format) and nothing that the result does not depend on.
+    Calls of F.dropout become modules, active in training alone. image_shape: (H, W, C); with it the forward
+    runs in eager torch while it is traced, sizes are the integers that they are (the batch size stays
+    free), and the traced network is compared with `model` bit for bit, in both modes, on random images.
+    Then many spellings of an operation become one, see `respell`. Without it in-place calls are judged by
+    their names, and sizes stay calls. The model is left as it was. Raises UnsupportedError naming the
+    source line, also for a network that computes something else in evaluation.
     """
     _check_modules(model)
     images = None if image_shape is None else random_images(model, image_shape, 2)
@@ -56,7 +58,7 @@ def trace(model: nn.Module, image_shape: tuple[int, int, int] | None = None) -> 
         check(model, module, image_shape)
     drop(graph)  # not before: sums in another memory format have other last bits
     _prune(graph)
-    module.recompile()
+    respell(module, image_shape)
     return module
 
 
@@ -72,7 +74,11 @@ def _check_modes(model: nn.Module, evaluated: fx.Graph, graph: fx.Graph) -> None
 
 
 def _check_ops(module: fx.GraphModule) -> None:
-    kinds_of(module, lambda node: in_place(module, node) or node.target in DROPOUTS or node.target == "view")
+    def may_fit(node: fx.Node) -> bool:
+        known = in_place(module, node) or node.target in DROPOUTS or node.target == "view"
+        return known or takes(module, node)
+
+    kinds_of(module, may_fit)
 
 
 def _call(node: fx.Node) -> tuple[object, ...]:
@@ -105,7 +111,8 @@ def _check_modules(model: nn.Module) -> None:
                     f"module {path!r}: torch.fx cannot trace a module named {part!r} (a keyword of Python, "
                     "a quote or a control character in it); rename it"
                 )
-        if module._forward_hooks or module._forward_pre_hooks:
+        before = [hook for hook in module._forward_pre_hooks.values() if not computes_weight(hook)]
+        if module._forward_hooks or before:
             raise UnsupportedError(
                 f"'{path or type(model).__name__}': has forward hooks, which hardware cannot have; remove "
                 "them (weight_norm, spectral_norm and prune are such hooks, and have functions for that)"

@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 
 from hwq.errors import UnsupportedError
 from hwq.quant.tracing.effects import Watch
-from hwq.quant.tracing.kinds import MODULES
+from hwq.quant.tracing.kinds import LAYERS
 from hwq.quant.tracing.places import frames, place, where
 from hwq.quant.tracing.proxies import CONSTANT_CALLS, UNKNOWN, Batch, Shape, Value
 from hwq.quant.tracing.redundant import does_nothing, mark
@@ -52,7 +52,7 @@ class ForwardTracer(fx.Tracer):
         return attr_val if self.eager else super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, tuple(MODULES)) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, LAYERS) or super().is_leaf_module(m, module_qualified_name)
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         # as torch's `record_stack_traces` does, which imports its compiler first: seconds of every command

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hwq.errors import InputError
+from hwq.quant import bake
 from hwq.train.checkpoint.values import check_scales
 
 _OPTIONAL = ("num_batches_tracked", "_quant.seen")
@@ -24,6 +25,8 @@ def fill(
     be floats of another width. Values are those that `check_values` let pass; scales are checked here, where
     it is known what they are of. Raises InputError.
     """
+    if any(k not in weights for k in network.state_dict()):
+        bake(network)  # a network of hwq's own holds the weights that weight_norm and its kin compute
     mine = network.state_dict()
     fault = misfit(mine, weights, own=own)
     if fault:

@@ -56,7 +56,7 @@ REFUSED: dict[str, tuple[Between, str]] = {
     "double": (lambda net, x: x.double().float(), r"Tensor\.double is not supported"),
     "detach": (lambda net, x: x.detach(), r"Tensor\.detach is not supported"),
     "a device by name": (lambda net, x: x.to("cpu"), r"Tensor\.to is not supported"),
-    "other bits": (lambda net, x: x.view(torch.int32).view(torch.float32), r"Tensor\.view is not supported"),
+    "other bits": (lambda net, x: x.view(torch.int32).view(torch.float32), r"x\.view is supported only"),
 }
 
 

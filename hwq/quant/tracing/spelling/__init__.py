@@ -1,0 +1,1 @@
+"""Many ways to write an operation -> one. `respell` rewrites a traced network."""
