@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "onnx": {"errors", "fixed", "ir"},
     "estimate": {"errors", "fixed", "ir"},
     "report": {"assets", "errors", "files", "fixed", "ir"},
-    "explain": {"engine", "errors", "fixed", "ir", "lower", "simulate"},
+    "explain": {"data", "engine", "errors", "fixed", "ir", "lower", "simulate"},
     "sweep": {"engine", "errors", "files", "fixed", "ir", "lower", "simulate"},
 }
 ROOMS: dict[str, dict[str, set[str]]] = {

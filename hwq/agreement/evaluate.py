@@ -33,7 +33,7 @@ class Evaluated:
 
     def warnings(self) -> list[str]:
         """Loud lines."""
-        return [*([str(self.logits)] if self.logits.clipped else []), *self.agreement.warnings()]
+        return [*self.logits.warnings(), *self.agreement.warnings()]
 
 
 def evaluate_integers(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hwq.cli.options import data_options, quant_options
+from hwq.cli.options import data_options, quant_options, trust_option, trusted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     help="Give every channel the mean it had as a float.",
 )
 @click.option("--test-images", type=int, help="Accuracies on a sample of so many test images.")
+@trust_option
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or auto.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.")
 def command(
@@ -56,6 +57,7 @@ def command(
     test_images: int | None,
     device: str,
     threads: int | None,
+    trust: bool,
     **flags: Any,
 ) -> None:
     """Quantise the float network in SOURCE without training, into the run folder --out.
@@ -87,7 +89,7 @@ def command(
         test_images=test_images,
     )
     given = {k: v for k, v in flags.items() if v is not None and v != ()}
-    chosen = calibration_recipe(source, recipe, given)
+    chosen = calibration_recipe(source, recipe, given, trusted(given.get("model"), trust))
     with _Shown() as watcher:
         done = calibrate_run(chosen, source, out, options, device=device, watcher=watcher)
     for line in done.notes:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from hwq.cli.options import NewFile, format_options
+from hwq.cli.options import NewFile, code_options, format_options, trusted
 
 if TYPE_CHECKING:
     from torch import fx
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 @click.argument("run", type=click.Path())
 @click.option("--data", help="Other data than the run's own: digits, cifar10, folder:/path.")
 @click.option("--images", type=click.IntRange(min=1), help="A sample of this many test images.")
+@code_options
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.")
 @click.option("--integer", is_flag=True, help="Its integers, too: both accuracies, and where they differ.")
@@ -35,6 +36,8 @@ def command(
     threads: int | None,
     integer: bool,
     json_path: Path | None,
+    model: str | None,
+    trust: bool,
     **options: Any,
 ) -> None:
     """Test accuracy of RUN (a run folder or a checkpoint file), fake-quantised as in training.
@@ -50,7 +53,7 @@ def command(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    model, meta = restore(Path(run))
+    network, meta = restore(Path(run), trusted(model, trust))
     split = load_split(DataSpec.parse(data, like=meta.data) if data else meta.data, "test")
     if split.shape != meta.image_shape:
         raise InputError(f"the images are {split.shape}, the network takes {meta.image_shape}")
@@ -58,13 +61,13 @@ def command(
         raise InputError(f"the data has {len(split.classes)} classes, the network {len(meta.classes)}")
     sample = split.head(images) if images else split
     if integer:
-        _integers(Path(run), model, meta, sample, options, threads, json_path)
+        _integers(Path(run), network, meta, sample, options, threads, json_path)
         return
     given = click.get_current_context().get_parameter_source
     formats = ("fixed", "edge_fixed", "rounding", "layers", "off_bits", "json_path")
     if any(given(name) is ParameterSource.COMMANDLINE for name in formats):
         raise InputError("formats of constants, --off-bits and --json go with --integer")
-    accuracy = evaluate(model.to(device), sample, meta.mean, meta.std)
+    accuracy = evaluate(network.to(device), sample, meta.mean, meta.std)
     click.echo(f"{run}: {accuracy:.2f}% of {len(sample)} test images (epoch {meta.epoch})")
 
 

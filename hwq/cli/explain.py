@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hwq.cli.export import ExportOptions
-from hwq.cli.options import NewFile, format_options
+from hwq.cli.options import NewFile, code_options, format_options
 from hwq.errors import InputError
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Percent of a layer's codes that may change.",
 )
+@code_options
 @click.option("--off-bits", type=click.IntRange(1, 16), help="Codes for tensors that training left off.")
 @click.option("--data", help="digits, cifar10[:ROOT] or folder:ROOT. Default: the data of training.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.")
@@ -85,7 +86,7 @@ def _explain(
             "was exported from"
         )
     formats = options.formats()
-    model, meta = restore(run)
+    model, meta = restore(run, options.code())
     sample = _test_images(meta, options.data).head(images)
     columns = (TextColumn("{task.description:>10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     console = Console(stderr=True)
@@ -122,13 +123,17 @@ def _commands(run: Path, options: ExportOptions, found: Explanation) -> dict[str
     """Command lines by name, as in `Explanation.accuracy`."""
     usual = ExportOptions()
     given = []
-    if options.edge_fixed != usual.edge_fixed:
-        given += ["--edge-fixed", options.edge_fixed]
+    edge = found.edge.cheapest if "edge" in found.accuracy else options.edge_fixed
+    if edge is not None and edge != usual.edge_fixed:
+        given += ["--edge-fixed", edge]
     if options.rounding != usual.rounding:
         given += ["--round", options.rounding]
     if options.off_bits is not None:
         given += ["--off-bits", str(options.off_bits)]
     lines = {}
+    if "edge" in found.accuracy and not any(not layer.edge for layer in found.bad):
+        layers = [word for layer in options.layers for word in ("--layer", layer)]
+        lines["edge"] = ["--fixed", options.fixed, *given, *layers]
     if found.uniform:
         lines["uniform"] = ["--fixed", found.uniform[0].format, *given]
     if found.mixed:
@@ -150,7 +155,7 @@ def _write(path: Path, options: ExportOptions, found: Explanation, commands: dic
 
 
 def _print(options: ExportOptions, found: Explanation, worst: int) -> None:
-    from hwq.cli.console import output
+    from hwq.cli.console import output, warn
     from hwq.explain import sentences, summary
 
     console = output()
@@ -165,7 +170,10 @@ def _print(options: ExportOptions, found: Explanation, worst: int) -> None:
         names = ", ".join(layer.op for layer in bad[worst:])
         console.print(f"Also bad: {names}", markup=False, highlight=False, soft_wrap=True)
     for line in summary(found):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        if line.startswith("WARNING"):
+            warn(line)
+        else:
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _title(layer: LayerFacts) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hwq.cli.issues import ISSUES, encode
-from hwq.cli.options import format_options
+from hwq.cli.options import code_options, format_options, trusted
 from hwq.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,9 +21,11 @@ if TYPE_CHECKING:
 
     from hwq.data import DataSpec, Split
     from hwq.emit.folding import Folding
+    from hwq.explain import EdgeFacts
     from hwq.ir import Graph
     from hwq.lower import Formats, FormatUse, Lowered
     from hwq.train.checkpoint import Meta
+    from hwq.train.trust import Trust
 
 GOLDEN_IMAGES = 4
 _CALIBRATION_IMAGES = 256
@@ -43,6 +45,12 @@ class ExportOptions:
     allow_lossy: bool = False
     out: Path | None = None
     data: str | None = None
+    model: str | None = None
+    trust: bool = False
+
+    def code(self) -> Trust:
+        """Whether the checkpoint's model file may be run."""
+        return trusted(self.model, self.trust)
 
     def formats(self) -> Formats:
         """Raises InputError for an unknown format or one out of range."""
@@ -62,6 +70,7 @@ class Exported:
     """What an export wrote.
 
     issues: constants that saturated or vanished where it could matter, in words. uses: every format's.
+    edge: the logits against their type, on training images.
     """
 
     folder: Path
@@ -70,6 +79,7 @@ class Exported:
     issues: Sequence[str]
     uses: Sequence[FormatUse] = ()
     notes: Sequence[str] = ()
+    edge: EdgeFacts | None = None
 
 
 @click.command
@@ -79,6 +89,7 @@ class Exported:
 @click.option(
     "--folding", type=click.Path(path_type=Path, dir_okay=False), help="TOML or JSON: {op: [PE, SIMD]}."
 )
+@code_options
 @click.option("--off-bits", type=click.IntRange(1, 16), help="Codes for tensors that training left off.")
 @click.option("--allow-lossy", is_flag=True, help="Go on when constants saturate or vanish.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Default: RUN/hls.")
@@ -88,6 +99,8 @@ def command(run: Path, **options: Any) -> int:
 
     The project holds the C++, the weights, scripts for Vitis HLS and Vivado HLS, and a test bench.
     """
+    from hwq.cli.console import warn
+
     done = export_run(run, ExportOptions(**options))
     for note in done.notes:
         click.echo(f"note: {note}")
@@ -96,6 +109,8 @@ def command(run: Path, **options: Any) -> int:
         click.echo(f"lossy: {issue}")
     if len(done.issues) > 5:
         click.echo(f"lossy: {len(done.issues) - 5} more constants; `hwq inspect` lists them")
+    if done.edge is not None:
+        (warn if done.edge.logits.clipped else click.echo)(str(done.edge))
     click.echo(f"{done.folder}: {done.ops} ops, {done.macs:,} multiply-accumulates an image")
     click.echo(f"next: hwq simulate {shlex.quote(str(done.folder))}")
     return 0
@@ -107,6 +122,7 @@ def export_run(run: Path, options: ExportOptions) -> Exported:
     Raises InputError (checkpoint, formats, folding, output folder), UnsupportedError (the network).
     """
     from hwq.cosim.project import write_project
+    from hwq.explain.training import look_at_edges
     from hwq.ir import Conv2d, Linear
     from hwq.lower import format_uses
     from hwq.passes import run_passes
@@ -115,13 +131,14 @@ def export_run(run: Path, options: ExportOptions) -> Exported:
 
     formats = options.formats()
     out = options.out or (run if run.is_dir() else run.parent) / "hls"
-    model, meta = restore(run)
+    model, meta = restore(run, options.code())
     images, missing = _images(meta, options.data)
     unused = ""
     if options.off_bits is not None and not off_tensors(model):
         unused = "--off-bits changed nothing: training left no tensor off"
     lowered = lower_run(model, meta, formats, options)
     graph = run_passes(lowered.graph)
+    edge, unseen = look_at_edges(lowered, formats.edge, _spec(meta, options.data), meta.image_shape, images)
     golden = _golden(images, meta.image_shape)
     write_project(
         graph,
@@ -146,7 +163,8 @@ def export_run(run: Path, options: ExportOptions) -> Exported:
         macs=sum(op.macs for op in graph if isinstance(op, Conv2d | Linear)),
         issues=[str(issue) for issue in lowered.report.harmful],
         uses=format_uses(graph, lowered.report.issues),
-        notes=[note for note in (missing, _other_format(meta, formats), unused) if note],
+        notes=[note for note in (missing, _other_format(meta, formats), unused, unseen) if note],
+        edge=edge,
     )
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hwq.cli.issues import read_issues
-from hwq.cli.options import NewFile, format_options
+from hwq.cli.options import NewFile, code_options, format_options, trusted
 from hwq.errors import InputError
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ class OpFacts:
 @click.command
 @click.argument("target", type=click.Path(path_type=Path))
 @format_options
+@code_options
 @click.option("--off-bits", type=click.IntRange(1, 16), help="Codes for tensors that training left off.")
 @click.option("--data", help="Data for --off-bits. Default: the data of training.")
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
@@ -100,7 +101,8 @@ def command(target: Path, as_json: bool, scales: bool, csv_path: Path | None, **
     if scales:
         from hwq.cli.scales import show_scales
 
-        show_scales(target, csv_path, as_json=as_json)
+        code = trusted(options["model"], options["trust"])
+        show_scales(target, csv_path, code, as_json=as_json)
         return 0
     if csv_path is not None:
         raise InputError("--csv writes scales: give --scales, too")
@@ -144,7 +146,7 @@ def _load(
 
     export = ExportOptions(**options, allow_lossy=True)
     formats = export.formats()
-    model, meta = restore(target)
+    model, meta = restore(target, export.code())
     lowered = lower_run(model, meta, formats, export)
     return run_passes(lowered.graph), lowered.report.issues, notes(model)
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hwq.lower import Lowered
     from hwq.sweep import Candidate, Point
     from hwq.train.checkpoint import Meta
+    from hwq.train.trust import Trust
 
 FOLDER = "sweep-bits"
 """Beside the results: run folders of the requantised networks."""
@@ -25,16 +26,22 @@ _CALIBRATION_IMAGES = 256
 class Networks:
     """Restores RUN, quantises it again where bits are asked for, lowers it. Raises InputError.
 
-    data: other data than the run's own. out: where the results go.
+    data: other data than the run's own. out: where the results go. code: whether its model file may run.
     """
 
     def __init__(
-        self, run: Path, edge: LiteralFormat, off_bits: int | None, data: str | None, out: Path
+        self,
+        run: Path,
+        edge: LiteralFormat,
+        off_bits: int | None,
+        data: str | None,
+        out: Path,
+        code: Trust,
     ) -> None:
         from hwq.data import DataSpec
         from hwq.train.checkpoint import find, load
 
-        self.run, self.edge, self.off_bits, self.out = run, edge, off_bits, out
+        self.run, self.edge, self.off_bits, self.out, self.code = run, edge, off_bits, out, code
         self.path = find(run)
         self.meta: Meta = load(self.path).meta
         self.checkpoint = digest(self.path)
@@ -70,14 +77,14 @@ class Networks:
         from hwq.train.restore import restore
 
         if not bits:
-            return restore(self.path)[0]
+            return restore(self.path, self.code)[0]
         folder = self.folder(bits)
         if not (folder / LAST).is_file():
             weights, acts = map(int, bits.split("/"))
-            model, meta = requantise(self.path, weights, acts)
+            model, meta = requantise(self.path, weights, acts, trust=self.code)
             folder.mkdir(parents=True, exist_ok=True)
             save_checkpoint(folder / LAST, meta, model, {})
-        return restore(folder)[0]
+        return restore(folder, self.code)[0]
 
     def _calibration(self, model: torch.fx.GraphModule) -> list[torch.Tensor]:
         import torch

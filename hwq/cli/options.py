@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from hwq.errors import InputError
 from hwq.files import check_file
+
+if TYPE_CHECKING:
+    from hwq.train.trust import Trust
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -90,6 +93,18 @@ _QUANT = (
 )
 
 
+_CODE = (
+    click.option(
+        "--model",
+        metavar="FILE.py:FACTORY",
+        help="The network's code, where it is another file than the one that trained it.",
+    ),
+    click.option(
+        "--trust", is_flag=True, help="Run the model file that the checkpoint names, whatever it is by now."
+    ),
+)
+
+
 _FORMATS = (
     click.option(
         "--fixed", default="32,10", show_default=True, help="Constants: W,I  W,auto  W,channel  shift."
@@ -117,6 +132,22 @@ _FORMATS = (
 def format_options(command: F) -> F:
     """How one network's constants are stored: fixed, edge_fixed, rounding, layers of `ExportOptions`."""
     return _all(_FORMATS, command)
+
+
+def code_options(command: F) -> F:
+    """Whether a checkpoint's model file may be run: model, trust. See `trusted`."""
+    return _all(_CODE, command)
+
+
+trust_option = _CODE[1]
+"""Alone, for commands whose --model names the network anyway."""
+
+
+def trusted(model: str | None, trust: bool | None) -> Trust:
+    """What the options of `code_options` say."""
+    from hwq.train.trust import Trust
+
+    return Trust(model=model, everything=bool(trust))
 
 
 def data_options(command: F) -> F:

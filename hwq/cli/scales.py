@@ -16,9 +16,10 @@ from hwq.errors import InputError
 
 if TYPE_CHECKING:
     from hwq.quant.placing.scales import Scale
+    from hwq.train.trust import Trust
 
 
-def show_scales(target: Path, csv_path: Path | None, *, as_json: bool) -> None:
+def show_scales(target: Path, csv_path: Path | None, code: Trust, *, as_json: bool) -> None:
     """Print the scales of a run folder or checkpoint, and write them to `csv_path`. Raises InputError."""
     from hwq.quant import off_tensors
     from hwq.quant.placing.scales import scales, tensors
@@ -28,7 +29,7 @@ def show_scales(target: Path, csv_path: Path | None, *, as_json: bool) -> None:
         raise InputError(
             f"{target}: an exported project holds integers alone; --scales reads the run folder or checkpoint"
         )
-    model, meta = restore(target)
+    model, meta = restore(target, code)
     rows = scales(model)
     if csv_path is not None:
         from hwq.files import write_atomically

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from hwq.cli.options import NewFile
+from hwq.cli.options import NewFile, code_options, trusted
 from hwq.errors import InputError, MismatchError
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ class SweepOptions:
     check_ap: int
     picture: bool
     out: Path | None
+    model: str | None = None
+    trust: bool = False
 
     def formats(self) -> tuple[list[str], list[str]]:
         """(formats as text, those of --widths x --integer left out). Raises InputError."""
@@ -118,6 +120,7 @@ class SweepOptions:
     help="Images of --check with AMD's types; the native build runs all.",
 )
 @click.option("--data", help="Other data than the run's own: digits, cifar10[:ROOT] or folder:ROOT.")
+@code_options
 @click.option("--off-bits", type=click.IntRange(1, 16), help="Codes for tensors that training left off.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads, in one process.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Worker processes, one thread each.")
@@ -165,6 +168,11 @@ def sweep_run(run: Path, options: SweepOptions) -> None:
     with Shown(points, len(network.pixels)) as shown:
         if left:
             shown.note(f"left out, without fraction bits or with too many: {' '.join(left)}")
+        if others := store.others(network.key(points[0])):
+            shown.note(
+                f"{store.json_path} also holds {others} rows of another checkpoint, of other images or by "
+                "another hwq: they stay, and are not shown here"
+            )
         work = _Work(networks, network, store, options, shown)
         try:
             rows = work.sweep(workers).rows(points)
@@ -198,7 +206,8 @@ def _opened(run: Path, options: SweepOptions) -> tuple[Networks, Network, Store]
     edge = parse_edge(options.edge_fixed)
     store = Store.open(options.out or (run if run.is_dir() else run.parent) / "sweep.csv")
     check_writable(store.csv_path.parent)
-    networks = Networks(run, edge, options.off_bits, options.data, store.csv_path.parent)
+    code = trusted(options.model, options.trust)
+    networks = Networks(run, edge, options.off_bits, options.data, store.csv_path.parent, code)
     images = networks.images(options.images)
     network = Network.of(
         networks.checkpoint,
@@ -243,7 +252,7 @@ class _Work:
         if self.options.mixed is None:
             return {}
         few = self.network.error_images
-        small = replace(self.network, pixels=self.network.pixels[:few], labels=self.network.labels[:few])
+        small = self.network.first(few)
         one = self.sweep(None)
         return {
             reference: search(

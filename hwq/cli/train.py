@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from hwq.cli.options import data_options, quant_options
+from hwq.cli.options import data_options, quant_options, trust_option, trusted
 
 
 @click.command()
@@ -49,6 +49,7 @@ from hwq.cli.options import data_options, quant_options
 @click.option("--tensorboard", is_flag=True, default=None, help="Also write TensorBoard's event files.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out, exactly where it stopped.")
 @click.option("--evaluate", is_flag=True, help="No training: the test accuracy of the run in --out.")
+@trust_option
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or auto.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.")
 @click.option("--workers", type=click.IntRange(min=0), help="Processes that decode images [one a CPU].")
@@ -60,6 +61,7 @@ def command(
     device: str,
     threads: int | None,
     workers: int | None,
+    trust: bool,
     **flags: Any,
 ) -> None:
     """Train a network, quantisation-aware, into the run folder --out.
@@ -82,6 +84,7 @@ def command(
     if threads is not None:
         torch.set_num_threads(threads)
     given = {k: v for k, v in flags.items() if v is not None and v != ()}
+    code = trusted(given.get("model"), trust)
     if evaluate:
         if recipe is not None or given or resume:
             raise InputError("--evaluate takes the run's own recipe: leave out RECIPE and all flags of it")
@@ -89,16 +92,23 @@ def command(
 
         if int(os.environ.get("WORLD_SIZE", "1")) > 1 and int(os.environ.get("RANK", "0")):
             return  # of torchrun's processes the first speaks, and it needs no others for this
-        click.get_current_context().invoke(evaluation, run=out, device=device, threads=threads)
+        click.get_current_context().invoke(evaluation, run=out, device=device, threads=threads, trust=trust)
         return
-    if resume and recipe is None and given:
+    own = resume and recipe is None
+    if own and set(given) - {"model"}:
         raise InputError("--resume takes the run's own recipe: leave out the flags that change it")
     with joined(device) as world:
-        own = resume and recipe is None
-        chosen = resume_recipe(Path(out)) if own else recipe_from_flags(recipe, given)
+        chosen = resume_recipe(Path(out), code) if own else recipe_from_flags(recipe, given, trust=code)
         reporter = Rich() if world.main else Silent()
         result = train(
-            chosen, Path(out), resume=resume, device=device, reporter=reporter, world=world, workers=workers
+            chosen,
+            Path(out),
+            resume=resume,
+            device=device,
+            reporter=reporter,
+            world=world,
+            workers=workers,
+            trust=code,
         )
         if world.main:
             click.echo(f"{result.out}: test accuracy {result.accuracy:.2f}% (best epoch {result.best:.2f}%)")

@@ -55,7 +55,7 @@ class Report:
     @property
     def warnings(self) -> list[str]:
         """Loud lines about numbers that nobody can have meant; the exit code is about equality alone."""
-        found = [str(self.logits)] if self.logits is not None and self.logits.clipped else []
+        found = [] if self.logits is None else self.logits.warnings()
         if isinstance(self.agreement, Agreement):
             found += self.agreement.warnings()
         if self.whole and not any("right" in line for line in found):

@@ -1,5 +1,6 @@
 """Why a format of the constants breaks a network: what each layer's constants need, lost, and would cost."""
 
+from hwq.explain.edge import EdgeFacts, edge_facts, real_logits
 from hwq.explain.explain import Explanation, LayerFacts, explain
 from hwq.explain.observe import Loss, Site, measure, observe
 from hwq.explain.repair import Repair, repairs
@@ -7,6 +8,7 @@ from hwq.explain.vectors import Needs, VectorFacts
 from hwq.explain.words import sentences, summary
 
 __all__ = [
+    "EdgeFacts",
     "Explanation",
     "LayerFacts",
     "Loss",
@@ -14,9 +16,11 @@ __all__ = [
     "Repair",
     "Site",
     "VectorFacts",
+    "edge_facts",
     "explain",
     "measure",
     "observe",
+    "real_logits",
     "repairs",
     "sentences",
     "summary",

@@ -11,13 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from hwq.engine import simulator
-from hwq.explain.observe import HEALTHY, Site, measure, observe
+from hwq.explain.edge import EdgeFacts, edge_facts, real_logits
+from hwq.explain.observe import HEALTHY, HEALTHY_EDGE, Site, measure, observe
 from hwq.explain.repair import Repair, repairs
 from hwq.explain.vectors import Needs, VectorFacts, facts, layer_needs
-from hwq.fixed import parse_format
+from hwq.fixed import parse_edge, parse_format
 from hwq.ir import Graph, Requantize
 from hwq.lower import ConstantIssue, Formats, Lowered
-from hwq.simulate import Runner, accuracy
+from hwq.simulate import Runner, logit_sources
+from hwq.simulate import accuracy as _right
 
 Lower = Callable[[Formats], Lowered]
 """Lowers the network, also where constants saturate or vanish."""
@@ -64,8 +66,9 @@ class Explanation:
 
     uniform: formats that repair the whole network when all its layers have them, cheapest first. mixed: the
     cheapest repair of each bad layer, all others as given; None where there is nothing to repair. accuracy:
-    percent on the images, of 'real' constants, as 'given', 'uniform' (the first) and 'mixed'. memory_bits:
-    of the constants that --edge-fixed leaves alone, for all but 'real'.
+    percent on the images, of 'real' constants and logits that nothing clips, as 'given', 'uniform' (the
+    first) and 'mixed', both with the repair of a bad edge, and 'edge': that alone. edge: --edge-fixed.
+    memory_bits: of the constants that --edge-fixed leaves alone, for all but 'real'.
     """
 
     images: int
@@ -73,6 +76,7 @@ class Explanation:
     layers: tuple[LayerFacts, ...]
     uniform: tuple[Repair, ...]
     mixed: Mixed | None
+    edge: EdgeFacts
     accuracy: Mapping[str, float]
     memory_bits: Mapping[str, int]
 
@@ -101,7 +105,8 @@ def explain(
     progress is told what is done, and how far. Raises InputError for a layer pattern that changes nothing.
     """
     given = lower(formats)
-    healthy = lower(replace(formats, body=HEALTHY, overrides=()))
+    # an edge of its own: what the given one clips must not be clipped in what it is compared with
+    healthy = lower(replace(formats, body=HEALTHY, edge=HEALTHY_EDGE, overrides=()))
     runner = simulator(healthy.graph, threads, note=note)
     total = len(pixels)
     sites = observe(healthy, runner, pixels, progress=lambda done: progress("images", done, total))
@@ -115,23 +120,30 @@ def explain(
     uniform = repairs(tuple(body.values()), threshold) if bad else ()
     mixed = _mixed([layer for layer in layers if layer.op in body])
 
-    tried = {"given": given, "real": healthy}
+    kept = runner.run(pixels, keep=logit_sources(healthy.graph)).outputs
+    accuracy = {"real": _right(real_logits(healthy, kept).argmax(axis=1), labels)}
+    edge = edge_facts(given, formats.edge, pixels, kept, threshold)
+    repaired = formats
+    tried = {"given": given}
+    if edge.bad and edge.cheapest is not None:
+        repaired = replace(formats, edge=parse_edge(edge.cheapest))
+        tried["edge"] = lower(repaired)
     if uniform:
-        tried["uniform"] = lower(Mixed(body=uniform[0].format, layers=()).formats(formats))
+        tried["uniform"] = lower(Mixed(body=uniform[0].format, layers=()).formats(repaired))
     if mixed:
-        tried["mixed"] = lower(mixed.formats(formats))
-    accuracy, memory = {}, {}
+        tried["mixed"] = lower(mixed.formats(repaired))
+    memory = {}
     for count, (name, lowered) in enumerate(tried.items()):
         progress("accuracy", count, len(tried))
         accuracy[name] = _accuracy(lowered.graph, runner, threads, pixels, labels)
-        if name != "real":
-            memory[name] = sum(_memory(lowered.graph, op) for op in body)
+        memory[name] = sum(_memory(lowered.graph, op) for op in body)
     return Explanation(
         images=len(pixels),
         threshold=threshold,
         layers=tuple(layers),
         uniform=uniform,
         mixed=mixed,
+        edge=edge,
         accuracy=accuracy,
         memory_bits=memory,
     )
@@ -184,4 +196,4 @@ def _accuracy(
     labels: npt.NDArray[np.int64],
 ) -> float:
     predictions = simulator(graph, threads, earlier=earlier).run(pixels).predictions
-    return accuracy(predictions, labels)
+    return _right(predictions, labels)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hwq.fixed import ChannelFormat, ConstantFormat, Rounding
+from hwq.fixed import ChannelFormat, ConstantFormat, FixedType, LiteralFormat, Rounding
 from hwq.ir import Requant, Requantize
 from hwq.lower import Lowered, RealConstants
 from hwq.simulate import Runner
@@ -17,6 +17,8 @@ from hwq.simulate.oracle import requantize
 
 HEALTHY = ChannelFormat(32)
 """Constants within 2^-32 of the real ones: the network whose layers are looked at."""
+HEALTHY_EDGE = LiteralFormat(FixedType(width=40, integer=18))
+"""Of that network: logits to 2^17, the input's constants within 2^-23."""
 KEPT = 1 << 18
 """Codes of a requantisation that are kept: a share of 1% of them is known to about 0.1%."""
 _AT_ONCE = 1 << 24
@@ -75,20 +77,21 @@ def observe(
         for op in ops:
             inputs = [outputs[name].reshape(-1, op.out.channels) for name in op.inputs]
             share = kept * len(part) // (len(pixels) * op.out.channels)
-            rows = _some(rng, len(inputs[0]), max(1, share))
+            rows = some(rng, len(inputs[0]), max(1, share))
             held[op.name].append(tuple(x[rows] for x in inputs))
         progress(first + len(part))
-    return {op.name: _site(op, lowered, held[op.name]) for op in ops}
+    return {op.name: site_of(op, lowered, held[op.name]) for op in ops}
 
 
-def _some(rng: np.random.Generator, count: int, wanted: int) -> npt.NDArray[np.int64]:
+def some(rng: np.random.Generator, count: int, wanted: int) -> npt.NDArray[np.int64]:
     """`wanted` of `count` indices, in order, or all of them."""
     if wanted >= count:
         return np.arange(count)
     return np.sort(rng.choice(count, wanted, replace=False))
 
 
-def _site(op: Requantize, lowered: Lowered, parts: list[tuple[Codes, ...]]) -> Site:
+def site_of(op: Requantize, lowered: Lowered, parts: list[tuple[Codes, ...]]) -> Site:
+    """Of a Requantize of `lowered`; parts: arrays (n, C), one a term, of some of the images each."""
     inputs = tuple(np.concatenate(column) for column in zip(*parts, strict=True))
     real = lowered.report.real[op.name]
     sums = real.sums(inputs)

@@ -49,7 +49,7 @@ def sentences(layer: LayerFacts) -> tuple[str, ...]:
             f"{best.memory_bits:,} bits instead of {layer.memory_bits:,}{rest}."
         )
     elif layer.edge:
-        lines.append("These are the input's constants: choose another --edge-fixed.")
+        lines.append("These are the input's constants: choose another --edge-fixed (below).")
     else:
         lines.append("No format of up to 40 bits keeps its codes.")
     return tuple(lines)
@@ -114,9 +114,23 @@ def _lost(vector: VectorFacts, form: str) -> str:
     return f". {form} steps by {step} there: {lost}."
 
 
+def _edges(found: Explanation) -> list[str]:
+    """--edge-fixed: the logits against it, the input's constants, and what repairs it."""
+    edge, lines = found.edge, [str(found.edge)]
+    if edge.input_share > edge.threshold:
+        lines.append(f"In {edge.form} {percent(edge.input_share)} of the input's codes change.")
+    if "edge" in found.accuracy:
+        lines.append(
+            f"--edge-fixed {edge.cheapest} alone: accuracy {found.accuracy['edge']:.2f}% instead of "
+            f"{found.accuracy['given']:.2f}%, with real constants and logits {found.accuracy['real']:.2f}%."
+        )
+    return lines
+
+
 def summary(found: Explanation) -> tuple[str, ...]:
     """What the whole network needs, and what each way out costs and gives."""
     bad = found.bad
+    edges = _edges(found)
     body = [layer for layer in found.layers if not layer.edge]
     limit = percent(found.threshold)
     accuracy, memory = found.accuracy, found.memory_bits
@@ -124,12 +138,14 @@ def summary(found: Explanation) -> tuple[str, ...]:
     real = f"with real constants {accuracy['real']:.2f}%"
     if not bad:
         return (
+            *edges,
             f"No layer has more than {limit} of its codes changed: accuracy {accuracy['given']:.2f}%, "
             f"{real}, {on}.",
         )
     lines = [
+        *edges,
         f"{len(bad)} of {len(found.layers)} layers have more than {limit} of their codes changed. "
-        f"Accuracy {on}: {accuracy['given']:.2f}%, {real}."
+        f"Accuracy {on}: {accuracy['given']:.2f}%, {real}.",
     ]
     if found.uniform:
         best = found.uniform[0]

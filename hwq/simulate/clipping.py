@@ -63,8 +63,14 @@ class LogitRange:
             f"WARNING: {self.clipped:,} of {self.logits:,} logits ({100 * self.share:.2f}%), in "
             f"{self.clipped_images:,} of {self.images:,} images ({100 * self.share_of_images:.2f}%), are "
             f"clipped: they reach {low}..{high}, their type {self.form} ends at {ends}. Answers there mean "
-            "little: give another --edge-fixed (`hwq explain` names the cheapest)"
+            "little"
         )
+
+    def warnings(self) -> list[str]:
+        """A loud line with what to do, where something is clipped."""
+        if not self.clipped:
+            return []
+        return [f"{self}: give another --edge-fixed (`hwq explain` names the cheapest)"]
 
 
 def last_requantize(graph: Graph) -> tuple[Requantize | None, tuple[Op, ...]]:

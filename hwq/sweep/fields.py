@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from hwq.errors import InputError
+from hwq.files import json_digest
 from hwq.fixed import parse_format
 from hwq.sweep.points import REAL
 
@@ -16,6 +17,10 @@ _BITS = re.compile(r"([1-9]\d?/[1-9]\d?)?")
 
 def _text(value: Any) -> bool:
     return isinstance(value, str)
+
+
+def _sha256(value: Any) -> bool:
+    return _text(value) and bool(re.fullmatch("[0-9a-f]{64}", value))
 
 
 def _count(value: Any) -> bool:
@@ -75,6 +80,8 @@ _KEY: dict[str, Test] = {
     "images": _count,
     "error_images": _count,
     "off_bits": _or_none(_count),
+    "pixels": _sha256,
+    "hwq": _text,
 }
 _FIGURES: dict[str, Test] = {
     "accuracy": _percent,
@@ -99,6 +106,8 @@ _INSIDE: dict[str, Test] = {
 }
 KEY = tuple(_KEY)
 """What makes two rows the same measurement."""
+MAKER = ("checkpoint", "data", "hwq")
+"""The part of it that no option of a sweep chooses; of as many images, `pixels`, too."""
 COLUMNS = (*_KEY, *_FIGURES)
 """Those that are one cell of the CSV."""
 
@@ -108,10 +117,17 @@ def fault(row: Any) -> str:
     if not isinstance(row, dict):
         return "a row is no table"
     wrong = _wrong(row, {**_KEY, **_FIGURES, **_INSIDE})
+    if not wrong and row.get("seal") != seal(row):
+        return f"the row of {row['format']} is not as it was measured"
     if wrong:
         return f"{wrong} of a row is {row[wrong]!r:.60}" if wrong in row else f"a row has no {wrong}"
     missing = next((name for name in row["layers"] if name not in row["snr"]), None)
     return "" if missing is None else f"a row has no noise of its layer {missing!r:.60}"
+
+
+def seal(row: Mapping[str, Any]) -> str:
+    """SHA-256 of all that a row says: an edit of one figure shows."""
+    return json_digest({name: value for name, value in row.items() if name != "seal"})
 
 
 def _wrong(values: Mapping[str, Any], tests: Mapping[str, Test]) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from hwq import __version__
 from hwq.engine import Preference, simulator
 from hwq.errors import ToolError
 from hwq.fixed import LiteralFormat
@@ -27,7 +29,8 @@ _SHARED = ("accuracy", "local", "logits_snr", "clipped", "clipped_images", "laye
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Network:
-    """What is swept. checkpoint: its sha256. data: where the images come from, in words.
+    """What is swept. checkpoint: its sha256. data: where the images come from, in words; content: the SHA-256
+    of pixels and labels.
 
     lower: the network of a point, never failing on lossy constants. pixels: uint8 (N, H, W, C), N >= 1, of
     which the first `error_images` are also compared layer by layer; see `Network.of`.
@@ -41,6 +44,7 @@ class Network:
     pixels: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int64]
     error_images: int
+    content: str
 
     @staticmethod
     def of(
@@ -57,16 +61,23 @@ class Network:
         """With the images in an order in which `error_images` of them, spread over all, come first."""
         few = min(error_images, len(pixels))
         order = sampled(len(pixels), few)
+        pixels, labels = pixels[order], labels[order]
         return Network(
             checkpoint=checkpoint,
             data=data,
             edge=edge,
             off_bits=off_bits,
             lower=lower,
-            pixels=pixels[order],
-            labels=labels[order],
+            pixels=pixels,
+            labels=labels,
             error_images=few,
+            content=_content(pixels, labels),
         )
+
+    def first(self, count: int) -> Network:
+        """On its first images alone."""
+        pixels, labels = self.pixels[:count], self.labels[:count]
+        return replace(self, pixels=pixels, labels=labels, content=_content(pixels, labels))
 
     def key(self, point: Point) -> Row:
         """Identifies the measurement of a point."""
@@ -81,7 +92,16 @@ class Network:
             "images": len(self.pixels),
             "error_images": self.error_images,
             "off_bits": self.off_bits,
+            "pixels": self.content,
+            "hwq": __version__,
         }
+
+
+def _content(pixels: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]) -> str:
+    key = hashlib.sha256(f"{pixels.shape}".encode())
+    for array in (pixels, labels.astype("<i8")):
+        key.update(np.ascontiguousarray(array).data)
+    return key.hexdigest()
 
 
 class Watcher(Protocol):

@@ -15,9 +15,9 @@ from filelock import FileLock, Timeout
 
 from hwq.errors import InputError, ToolError
 from hwq.files import Missing, read_json, write_atomically
-from hwq.sweep.fields import COLUMNS, KEY, fault
+from hwq.sweep.fields import COLUMNS, KEY, MAKER, fault, seal
 
-VERSION = 3
+VERSION = 4
 _LOCK_SECONDS = 60
 _MOST_BYTES = 64 << 20
 
@@ -85,6 +85,14 @@ class Store:
         """The row of the same measurement."""
         return next((row for row in self.rows if all(row[name] == key[name] for name in KEY)), None)
 
+    def others(self, key: Row) -> int:
+        """How many rows are of another checkpoint, of other images or by another hwq."""
+        return sum(
+            any(row[name] != key[name] for name in MAKER)
+            or (row["images"] == key["images"] and row["pixels"] != key["pixels"])
+            for row in self.rows
+        )
+
     def same_constants(self, key: Row, digest: str) -> Row | None:
         """A row of the same images and network whose format led to the very same integers."""
         free = ("format", "assigned")
@@ -103,10 +111,11 @@ class Store:
             self.refresh()
             for row in rows:
                 old = self.find(row)
+                sealed = {**row, "seal": seal(row)}
                 if old is None:
-                    self.rows.append(row)
+                    self.rows.append(sealed)
                 else:
-                    self.rows[self.rows.index(old)] = row
+                    self.rows[self.rows.index(old)] = sealed
             lines = ",\n".join(map(json.dumps, self.rows))
             write_atomically(self.json_path, f'{{"hwq_sweep": {VERSION}, "rows": [\n{lines}\n]}}\n')
             write_atomically(self.csv_path, self._csv())
@@ -132,7 +141,8 @@ class Store:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow([*COLUMNS, *(f"local.{n}" for n in layers), *(f"snr.{n}" for n in layers)])
         for row in self.rows:
-            plain = {**row, "checkpoint": row["checkpoint"][:12], "assigned": " ".join(row["assigned"])}
+            plain = {**row, "assigned": " ".join(row["assigned"])}
+            plain |= {name: row[name][:12] for name in ("checkpoint", "pixels")}
             plain["logits_snr"] = _shown(row["logits_snr"])
             shares = [row["layers"].get(name, "") for name in layers]
             ratios = [_shown(row["snr"][n]) if n in row["layers"] else "" for n in layers]

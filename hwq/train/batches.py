@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from hwq.data import Files, Images, Loader, RandomView, Split
+from hwq.errors import InputError
 from hwq.train.distributed import World
 from hwq.train.restore import Normalise
 from hwq.train.schedule import RANDOM_VIEWS, Schedule
@@ -47,6 +48,9 @@ class Batches:
         self.schedule, self.normalise = schedule, normalise
         self.device = torch.device(device)
         self.count, self.shape = len(images), images.shape
+        if schedule.augment in ("crop", "crop-flip") and schedule.pad > max(images.shape[:2]):
+            size = " x ".join(map(str, images.shape[:2]))
+            raise InputError(f"pad must be at most the images' side, not {schedule.pad} for {size} pixels")
         self.plain: _Source
         self.random: _Source
         if isinstance(images, Files):

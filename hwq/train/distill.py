@@ -13,9 +13,10 @@ from hwq.models import build
 from hwq.train.checkpoint import Meta, fill, find, load, load_weights, read_meta
 from hwq.train.recipe import Recipe
 from hwq.train.restore import rebuild
+from hwq.train.trust import Trust
 
 
-def load_teacher(recipe: Recipe, meta: Meta) -> nn.Module | None:
+def load_teacher(recipe: Recipe, meta: Meta, trust: Trust | None = None) -> nn.Module | None:
     """The recipe's teacher in eval mode on the CPU; None without distillation.
 
     `teacher` is a checkpoint of hwq, which says itself what network it holds, or a state dict of
@@ -34,7 +35,7 @@ def load_teacher(recipe: Recipe, meta: Meta) -> nn.Module | None:
     if theirs is not None:
         _check(path, meta, theirs)
     if theirs is not None and schedule.teacher and schedule.teacher_model is None:
-        network: nn.Module = rebuild(load(path), path)
+        network: nn.Module = rebuild(load(path), path, (trust or Trust()).others)
     else:
         network = build(name, meta.image_shape, len(meta.classes))
         weights, policy = load_weights(Path(source), network)

@@ -20,6 +20,7 @@ from hwq.quant.methods.observing import ObservingAct
 from hwq.quant.placing.steps import own_steps, with_steps
 from hwq.train.batches import Batches
 from hwq.train.checkpoint import Meta
+from hwq.train.schedule import EPOCHS, IMAGES, short
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,10 +40,10 @@ class FixedPoint:
 
     def __post_init__(self) -> None:
         self.formats()
-        if self.epochs is not None and self.epochs < 0:
-            raise InputError(f"[fixed] epochs must be at least 0, not {self.epochs}")
-        if self.images < 2:
-            raise InputError(f"[fixed] images must be at least 2, not {self.images}")
+        if self.epochs is not None and not 0 <= self.epochs <= EPOCHS:
+            raise InputError(f"[fixed] epochs must be 0 to {EPOCHS:,}, not {short(self.epochs)}")
+        if not 2 <= self.images <= IMAGES:
+            raise InputError(f"[fixed] images must be 2 to {IMAGES:,}, not {short(self.images)}")
 
     def formats(self) -> Formats:
         """Raises InputError for what is no format."""

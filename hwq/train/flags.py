@@ -17,7 +17,8 @@ from hwq.quant.placing.policy import DEFAULT_IMAGE_BITS
 from hwq.train.checkpoint import read_meta
 from hwq.train.fixedpoint import FixedPoint
 from hwq.train.posttraining import POST_TRAINING
-from hwq.train.recipe import Recipe, default_recipe, read_recipe, recipe_from_dict
+from hwq.train.recipe import Recipe, default_recipe, read_recipe, recipe_from_dict, recipe_of
+from hwq.train.trust import Trust
 
 _POLICY = (
     *("weight_method", "act_method", "weight_bits", "act_bits", "first", "last", "first_bits", "last_bits"),
@@ -31,18 +32,24 @@ TEACHER_SHARE = 0.5
 
 
 def recipe_from_flags(
-    path: str | None, given: dict[str, Any], *, start: Recipe | None = None, policy: Policy | None = None
+    path: str | None,
+    given: dict[str, Any],
+    *,
+    start: Recipe | None = None,
+    policy: Policy | None = None,
+    trust: Trust | None = None,
 ) -> Recipe:
     """`given`: flags that the user set. Paths in flags count from the working directory.
 
     Without a recipe file flags change `start`, or the default recipe with `policy`, where these are given.
+    trust: of the model file that the run of --finetune names.
     """
     if "finetune" in given:
         if path is not None or "init_from" in given or "pretrained" in given:
             raise InputError(
                 "--finetune takes recipe and start from a run: leave out RECIPE and other starts"
             )
-        start = tuning_recipe(Path(given["finetune"]))
+        start = tuning_recipe(Path(given["finetune"]), trust)
     start = start if path is None else read_recipe(Path(path))
     spec: DataSpec | None = None
     if "data" in given:
@@ -96,7 +103,7 @@ def _with_keys(recipe: Recipe, texts: Sequence[str]) -> Recipe:
     return recipe_from_dict(top, None, "--set")
 
 
-def tuning_recipe(run: Path) -> Recipe:
+def tuning_recipe(run: Path, trust: Trust | None = None) -> Recipe:
     """A run's own recipe to go on from it: few epochs, a tenth of the learning rate. Raises InputError.
 
     The float network that taught the run, or that it started from, stays the teacher of a distillation.
@@ -104,7 +111,7 @@ def tuning_recipe(run: Path) -> Recipe:
     meta = read_meta(run)
     if meta is None:
         raise InputError(f"{run}: not a run of hwq; --finetune goes on from one")
-    start = recipe_from_dict(meta.recipe, None, str(run))
+    start = recipe_of(meta, run, trust)
     schedule = replace(start.train, epochs=TUNING_EPOCHS, lr=start.train.lr / 10, warmup=0.0)
     if schedule.distill and schedule.teacher is None:
         schedule = replace(schedule, teacher=start.init_from or start.pretrained, teacher_model=start.model)
@@ -134,7 +141,9 @@ def _fixed(recipe: Recipe, given: dict[str, Any]) -> FixedPoint | None:
     return FixedPoint(**changes)
 
 
-def calibration_recipe(source: Path, path: str | None, given: dict[str, Any]) -> Recipe:
+def calibration_recipe(
+    source: Path, path: str | None, given: dict[str, Any], trust: Trust | None = None
+) -> Recipe:
     """The recipe of a calibration of the float network in `source`, which becomes its `init_from`.
 
     Flags over the recipe file; without one over what a float run of hwq says about itself, or over the
@@ -143,7 +152,7 @@ def calibration_recipe(source: Path, path: str | None, given: dict[str, Any]) ->
     start = None
     meta = read_meta(source) if path is None else None
     if meta is not None:
-        start = recipe_from_dict(meta.recipe, None, str(source))
+        start = recipe_of(meta, source, trust)
         start = replace(start, policy=POST_TRAINING, mean=meta.mean, std=meta.std)
     recipe = recipe_from_flags(path, given, start=start, policy=POST_TRAINING)
     return replace(recipe, init_from=str(source.expanduser().resolve()), pretrained=None, fixed=None)

@@ -34,7 +34,7 @@ from hwq.train.objective import Objective
 from hwq.train.optimise import make_optimiser, set_rate
 from hwq.train.precision import Precision
 from hwq.train.progress import Reporter, Silent
-from hwq.train.recipe import Recipe, recipe_from_dict
+from hwq.train.recipe import Recipe, recipe_of
 from hwq.train.restore import evaluate
 from hwq.train.runfolder import BOARD, RECIPE, add_metrics, check_out, tidy
 from hwq.train.schedule import learning_rate
@@ -42,6 +42,7 @@ from hwq.train.shared import Shared
 from hwq.train.start import start, usable_device
 from hwq.train.state import State, check_recipe, has_begun
 from hwq.train.tensorboard import EXAMINED, Board, check_installed
+from hwq.train.trust import Trust
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,22 +66,26 @@ def train(
     test_images: Images | None = None,
     world: World | None = None,
     workers: int | None = None,
+    trust: Trust | None = None,
 ) -> Result:
     """Run a recipe into folder `out`: checkpoint.safetensors, best.safetensors, metrics.jsonl, recipe.toml.
 
     resume: go on from `out`'s checkpoint with exactly the batches and states of an uninterrupted run.
     test_images: evaluate on these instead of the whole test split. world: the processes that train
     together, see `hwq.train.distributed.joined`. workers: processes that decode images, see `load_split`.
+    trust: of model files that checkpoints name.
     Raises InputError, Interrupted (state saved), Diverged (last good checkpoint kept). 'best' is chosen on
     the test split, as is usual for these benchmarks, and so is a little optimistic.
     """
-    loop = _Loop(recipe, out, device, reporter or Silent(), resume, test_images, world or World(), workers)
+    loop = _Loop(
+        recipe, out, device, reporter or Silent(), resume, test_images, world or World(), workers, trust
+    )
     return loop.run()
 
 
-def resume_recipe(out: Path) -> Recipe:
-    """The recipe stored in a run folder's checkpoint."""
-    return recipe_from_dict(load(out).meta.recipe, None, str(out))
+def resume_recipe(out: Path, trust: Trust | None = None) -> Recipe:
+    """The recipe stored in a run folder's checkpoint. Raises InputError, also where its code may not run."""
+    return recipe_of(load(out).meta, out, trust)
 
 
 class _Loop:
@@ -94,6 +99,7 @@ class _Loop:
         test: Images | None,
         world: World,
         workers: int | None,
+        trust: Trust | None,
     ) -> None:
         self.recipe, self.schedule, self.out = recipe, recipe.train, out
         self.world, self.reporter = world, reporter
@@ -103,7 +109,7 @@ class _Loop:
         world.main_first(lambda: check_out(out, resume) if world.main else None)
         stored = load(out) if resume else None
         if stored is not None:
-            check_recipe(recipe, stored, out)
+            check_recipe(recipe, stored, out, trust)
         began = start(
             recipe,
             self.device,
@@ -113,6 +119,7 @@ class _Loop:
             policy=stored.meta.policy if stored is not None and has_begun(stored) else None,
             test_images=test,
             workers=workers,
+            trust=trust,
         )
         self.batches, self.test, self.model = began.batches, began.test, began.model
         precision = Precision(self.schedule.amp, self.device, self.model)

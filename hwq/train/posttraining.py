@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from hwq.data import load_split
 from hwq.errors import InputError
 from hwq.files import write_atomically
-from hwq.models import build
+from hwq.models import build, code_of
 from hwq.quant import Policy, Ranges, calibrate, estimate_norms, notes, prepare
 from hwq.quant.calibration.bias import channel_means, correct_biases, fitting
 from hwq.quant.methods.dorefa import DoReFa
@@ -28,6 +28,7 @@ from hwq.train.recipe import Recipe
 from hwq.train.restore import Normalise, evaluate
 from hwq.train.runfolder import RECIPE, check_out
 from hwq.train.start import cover_pixels, open_data, place, prepared, usable_device
+from hwq.train.trust import Trust, allowed
 
 SUMMARY = "calibration.json"
 POST_TRAINING = Policy(weight_method="uniform", act_method="uniform", per_channel=True)
@@ -244,6 +245,7 @@ def requantise(
     *,
     images: int = 1024,
     step: Callable[[str, int, int], None] = lambda what, done, total: None,
+    trust: Trust | None = None,
 ) -> tuple[fx.GraphModule, Meta]:
     """The float parameters of a run at other bit widths, without training; (network, its description).
 
@@ -253,12 +255,13 @@ def requantise(
     """
     checkpoint = load(source)
     meta = checkpoint.meta
-    network = build(meta.model, meta.image_shape, len(meta.classes))
+    name = allowed(meta.model, meta.code, source, trust)
+    network = build(name, meta.image_shape, len(meta.classes))
     weights, policy = load_weights(source, network)
     policy = replace(
         policy or POST_TRAINING, weight_bits=weight_bits, act_bits=act_bits, weight_list=None, act_list=None
     )
-    fill(network, weights, source, meta.model)
+    fill(network, weights, source, name)
     model = prepare(network, policy, meta.image_shape)
     dorefa = any(isinstance(m, DoReFa) and not m.off for m in model.modules())
     norms = any(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in model.modules())
@@ -271,4 +274,4 @@ def requantise(
     sample = [normalise(torch.from_numpy(part)) for part in parts]
     model.eval()
     quantise(model, meta, sample, Ranges(), norms=dorefa and norms, bias_correction=not dorefa, step=step)
-    return model.eval(), replace(meta, policy=policy, accuracy={})
+    return model.eval(), replace(meta, model=name, code=code_of(name), policy=policy, accuracy={})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import UnionType
@@ -13,8 +12,11 @@ from hwq.errors import InputError
 from hwq.files import read_toml
 from hwq.models import located
 from hwq.quant import LayerRule, Policy
+from hwq.train.checkpoint import Meta
+from hwq.train.checkpoint.meta import unusable
 from hwq.train.fixedpoint import FixedPoint
 from hwq.train.schedule import RANDOM_VIEWS, Schedule
+from hwq.train.trust import Trust, allowed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,10 +41,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if (self.mean is None) != (self.std is None):
             raise InputError("a recipe gives both mean and std, or neither")
-        if not all(math.isfinite(v) for v in (*(self.mean or ()), *(self.std or ()))):
-            raise InputError("mean and std must be finite numbers")
-        if self.std is not None and min(self.std, default=0) <= 0:
-            raise InputError("std must be positive")
+        if self.mean is not None and self.std is not None and (fault := unusable(self.mean, self.std)):
+            raise InputError(fault)
         if self.init_from is not None and self.pretrained is not None:
             raise InputError("give init_from or pretrained, not both: each is the start")
         if self.fixed is not None and self.floating:
@@ -123,6 +123,8 @@ def recipe_from_dict(top: dict[str, Any], base: Path | None = None, source: str 
     schedule = _typed(source, "train", Schedule, top.get("train", {}), start.train)
     if schedule.teacher is not None:
         schedule = replace(schedule, teacher=_path(schedule.teacher, base))
+    if schedule.teacher_model is not None:
+        schedule = replace(schedule, teacher_model=located(schedule.teacher_model, base))
     fixed = None
     if "fixed" in top:
         if "format" not in top["fixed"]:
@@ -138,6 +140,18 @@ def recipe_from_dict(top: dict[str, Any], base: Path | None = None, source: str 
         fixed=fixed,
         **{key: None if value is None else _path(value, base) for key, value in starts.items()},
     )
+
+
+def recipe_of(meta: Meta, source: Path | str, trust: Trust | None = None) -> Recipe:
+    """The recipe that a checkpoint holds, to train by: its model files are those that it was trained with, or
+    `trust` allows them. Raises InputError.
+    """
+    recipe = recipe_from_dict(meta.recipe, None, str(source))
+    trust = trust or Trust()
+    teacher = recipe.train.teacher_model
+    if teacher is not None:
+        allowed(teacher, meta.code, source, trust.others)
+    return replace(recipe, model=allowed(recipe.model, meta.code, source, trust))
 
 
 def read_recipe(path: Path) -> Recipe:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,25 +14,41 @@ from hwq.errors import InputError
 from hwq.models import build
 from hwq.quant import prepare
 from hwq.train.checkpoint import Checkpoint, Meta, fill, load
+from hwq.train.checkpoint.fill import misfit
 from hwq.train.distributed import World
+from hwq.train.trust import Trust, allowed, built_in
 
 
-def rebuild(checkpoint: Checkpoint, source: Path | str) -> fx.GraphModule:
-    """The network of a checkpoint with its parameters, in eval mode on the CPU."""
+def rebuild(checkpoint: Checkpoint, source: Path | str, trust: Trust | None = None) -> fx.GraphModule:
+    """The network of a checkpoint with its parameters, in eval mode on the CPU.
+
+    Runs the user's module.py when the model came from one, if it is the file that trained it or `trust`
+    allows it. Raises InputError.
+    """
     meta = checkpoint.meta
-    model = build(meta.model, meta.image_shape, len(meta.classes))
+    name = allowed(meta.model, meta.code, source, trust)
+    of = f"{name} as its description says"
+    if built_in(name):
+        with torch.device("meta"):  # looked at first: a description can claim any size
+            claimed = build(name, meta.image_shape, len(meta.classes)).state_dict()
+        held = {k: v for k, v in checkpoint.model.items() if k in claimed}
+        fault = misfit(claimed, held)
+        if fault:
+            raise InputError(f"{source}: a checkpoint of another model than {of}: {fault}")
+    model = build(name, meta.image_shape, len(meta.classes))
     module = prepare(model, meta.policy, meta.image_shape)
-    fill(module, checkpoint.model, source, f"{meta.model} as its description says", own=True)
+    fill(module, checkpoint.model, source, of, own=True)
     return module.eval()
 
 
-def restore(path: Path) -> tuple[fx.GraphModule, Meta]:
+def restore(path: Path, trust: Trust | None = None) -> tuple[fx.GraphModule, Meta]:
     """(network in eval mode on the CPU, description) of a run folder or a checkpoint file.
 
-    Raises InputError. Runs the user's module.py when the model came from one.
+    Raises InputError. Runs code where `rebuild` does.
     """
     checkpoint = load(path)
-    return rebuild(checkpoint, path), checkpoint.meta
+    meta, trust = checkpoint.meta, trust or Trust()
+    return rebuild(checkpoint, path, trust), replace(meta, model=trust.model or meta.model)
 
 
 class Normalise:

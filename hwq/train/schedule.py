@@ -9,8 +9,29 @@ from hwq.errors import InputError
 
 RANDOM_VIEWS = "resized-crop"
 """The augmentation that reads the files anew in every epoch."""
-_SEEDS = 1 << 32
+_SEEDS = (1 << 32) - 1
 """Torch's generators take 64 bits, which also hold the position in the run."""
+EPOCHS, IMAGES = 1_000_000, 1_000_000_000
+_WHOLE = {
+    "epochs": (0, EPOCHS),
+    "batch": (1, 1_000_000),
+    "pad": (0, 1024),
+    "calibrate": (0, IMAGES),
+    "bn_freeze": (0, EPOCHS),
+    "bn_estimate": (0, IMAGES),
+    "seed": (-_SEEDS, _SEEDS),
+}
+_REAL = {
+    **dict.fromkeys(("lr", "final_lr", "quant_lr"), (0.0, 1e6)),
+    **dict.fromkeys(("weight_decay", "quant_decay", "alpha_decay", "jitter"), (0.0, 1e3)),
+    **dict.fromkeys(("warmup", "checkpoint_every"), (0.0, float(EPOCHS))),
+    "step_epochs": (1e-6, float(EPOCHS)),
+    "gamma": (0.0, 1.0),
+    "eps": (1e-30, 1.0),
+    "temperature": (1e-3, 1e3),
+    "distill": (0.0, 1.0),
+}
+"""Least and most: beyond them a number was meant otherwise, and would end in one of float32's infinities."""
 _RISE = 0.3
 """Share of a one-cycle run in which the rate rises, where `warmup` does not say it."""
 
@@ -83,29 +104,19 @@ class Schedule:
         _choose("schedule", self.schedule, ("cosine", "linear", "multistep", "step", "onecycle"))
         _choose("augment", self.augment, ("crop-flip", "crop", "none", RANDOM_VIEWS))
         _choose("amp", self.amp, ("off", "bf16", "fp16"))
-        _atleast("batch", self.batch, 1)
-        for name in ("epochs", "lr", "final_lr", "warmup", "weight_decay"):
-            _atleast(name, getattr(self, name), 0)
-        for name in ("pad", "alpha_decay", "quant_lr", "quant_decay", "calibrate", "bn_freeze"):
-            _atleast(name, getattr(self, name), 0)
-        for name in ("bn_estimate", "distill", "checkpoint_every", "jitter"):
-            _atleast(name, getattr(self, name), 0)
+        for name, (least, most) in _WHOLE.items():
+            if not least <= getattr(self, name) <= most:
+                raise InputError(f"{name} must be {least:,} to {most:,}, not {short(getattr(self, name))}")
+        for name, (low, high) in _REAL.items():
+            if not low <= getattr(self, name) <= high:
+                raise InputError(f"{name} must be {low:g} to {high:g}, not {getattr(self, name)}")
         if self.bn_estimate == 1:
             raise InputError("bn_estimate must be 0 (none) or at least 2 images, not 1")
-        if not 0 <= self.gamma <= 1:
-            raise InputError(f"gamma must be at least 0 and at most 1, not {self.gamma}")
-        if abs(self.seed) >= _SEEDS:
-            raise InputError(f"seed must be below {_SEEDS} in size, not {self.seed}")
-        for name in ("step_epochs", "temperature", "eps"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise InputError(f"{name} must be a finite number above 0, not {getattr(self, name)}")
         for name in ("momentum", "beta1", "beta2", "ema", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 0 and below 1, not {getattr(self, name)}")
         if self.jitter and self.augment != RANDOM_VIEWS:
             raise InputError(f"jitter goes with augment = '{RANDOM_VIEWS}'")
-        if self.distill > 1:
-            raise InputError(f"distill is a share of the loss, 0..1, not {self.distill}")
         if not self.distill and (self.teacher or self.teacher_model):
             raise InputError("a teacher needs its share of the loss, as in distill = 0.5")
         if self.schedule == "multistep" and not self.milestones:
@@ -152,6 +163,6 @@ def _choose(name: str, value: str, known: tuple[str, ...]) -> None:
         raise InputError(f"{name} must be {', '.join(known)}, not '{value}'")
 
 
-def _atleast(name: str, value: float, least: float) -> None:
-    if not value >= least or value == math.inf:
-        raise InputError(f"{name} must be a finite number, at least {least}, not {value}")
+def short(value: int) -> str:
+    """A number as it was given, unless it has hundreds of digits."""
+    return str(value) if abs(value) < 10**40 else "one of many digits"

@@ -10,7 +10,7 @@ from torch import fx, nn
 
 from hwq.data import Split, known, load_split, measure
 from hwq.errors import InputError
-from hwq.models import build
+from hwq.models import build, code_of
 from hwq.quant import (
     INPUT_QUANT,
     ActQuantizer,
@@ -22,7 +22,7 @@ from hwq.quant import (
     prepare,
 )
 from hwq.train.batches import Batches
-from hwq.train.checkpoint import Meta, fill, load, load_weights, read_meta
+from hwq.train.checkpoint import Meta, fill, impossible, load, load_weights, read_meta
 from hwq.train.distill import load_teacher
 from hwq.train.distributed import World
 from hwq.train.exportable import check_exportable
@@ -32,6 +32,7 @@ from hwq.train.progress import Reporter
 from hwq.train.recipe import Recipe
 from hwq.train.restore import Normalise, evaluate
 from hwq.train.schedule import RANDOM_VIEWS
+from hwq.train.trust import Trust
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,11 +59,13 @@ def start(
     policy: Policy | None = None,
     test_images: Split | None = None,
     workers: int | None = None,
+    trust: Trust | None = None,
 ) -> Start:
     """Load, build, prepare and, when `fresh`, calibrate: what is before the first step.
 
     Not `fresh`: a checkpoint will fill the network, which has `policy` instead of the recipe's where that
-    is given. workers: processes that decode images, see `load_split`. Raises InputError.
+    is given. workers: processes that decode images, see `load_split`. trust: of the teacher's model file.
+    Raises InputError.
     """
     meta, batches, test = open_data(recipe, device, world, reporter, test_images=test_images, workers=workers)
     torch.manual_seed(recipe.train.seed)  # the network's first weights
@@ -97,7 +100,7 @@ def start(
             _warm(model, recipe, meta, batches)
         if measured and recipe.train.calibrate and not recipe.floating:
             meta.accuracy["calibrated"] = _measure("calibrated", model, test, meta, world, reporter)
-    teacher = load_teacher(recipe, meta)
+    teacher = load_teacher(recipe, meta, trust)
     if teacher is not None:
         place(teacher, device)
         if fresh:
@@ -147,7 +150,11 @@ def open_data(
         std=std,
         policy=recipe.policy,
         recipe=recipe.to_dict(),
+        code=code_of(recipe.model, recipe.train.teacher_model),
     )
+    fault = impossible(meta)
+    if fault:
+        raise InputError(f"{recipe.data}: {fault}")
     return meta, batches, test
 
 

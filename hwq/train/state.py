@@ -17,6 +17,7 @@ from hwq.train.meter import Meter
 from hwq.train.optimise import fill_optimiser, optimiser_state
 from hwq.train.precision import Precision
 from hwq.train.recipe import Recipe, recipe_from_dict
+from hwq.train.trust import Trust
 
 _OPTIMISER, _TRAINED = "optimiser.", "trained."
 
@@ -97,7 +98,8 @@ class State:
             self.fixed = has_begun(stored)
         except KeyError as error:
             raise InputError(f"{source}: no checkpoint to go on from; it lacks {error}") from error
-        self.meta = replace(stored.meta, recipe=self.meta.recipe)
+        now = self.meta
+        self.meta = replace(stored.meta, recipe=now.recipe, model=now.model, code=now.code)
 
 
 def has_begun(stored: Checkpoint | None) -> bool:
@@ -105,9 +107,15 @@ def has_begun(stored: Checkpoint | None) -> bool:
     return stored is not None and bool(stored.meta.progress.get("fixed"))
 
 
-def check_recipe(recipe: Recipe, stored: Checkpoint, source: Path) -> None:
-    """Raise InputError, which names the first key that differs, unless the checkpoint has this recipe."""
-    changed = difference(recipe.to_dict(), recipe_from_dict(stored.meta.recipe).to_dict())
+def check_recipe(recipe: Recipe, stored: Checkpoint, source: Path, trust: Trust | None = None) -> None:
+    """Raise InputError, which names the first key that differs, unless the checkpoint has this recipe.
+
+    But for the network's file, where the user has named another.
+    """
+    theirs = recipe_from_dict(stored.meta.recipe)
+    if trust is not None and trust.model is not None:
+        theirs = replace(theirs, model=recipe.model)
+    changed = difference(recipe.to_dict(), theirs.to_dict())
     if changed is not None:
         raise InputError(f"{source}: --resume goes on with the run's own recipe, but {changed}")
 

@@ -9,7 +9,7 @@ import pytest
 
 from hwq.data import DataSpec, load_split, normalisation
 from hwq.ir import Requantize
-from hwq.models import build
+from hwq.models import build, code_of
 from hwq.quant import Policy, calibrate, prepare
 from hwq.serde import load
 from hwq.train.checkpoint import Meta, save_checkpoint
@@ -65,6 +65,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         std=std,
         policy=policy,
         recipe={},
+        code=code_of(name),
     )
     save_checkpoint(folder / "checkpoint.safetensors", meta, prepared, {})
     return folder

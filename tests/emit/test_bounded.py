@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,8 @@ def _vectors() -> Graph:
 
 STRUCTURES = {
     "identity": _identity,
+    "residual 1": lambda: residual(1),
+    "residual 3": lambda: residual(3),
     "option A": _option_a,
     "projection": _projection,
     "branches": _branches,
@@ -112,14 +115,31 @@ def _assert_runs(bounded: Bounded) -> None:
     assert_equal(dict(outcome.codes), want, [op.name for op in bounded.graph])
 
 
-@pytest.mark.parametrize("fold", ["1,64", "4,2"])
+@pytest.fixture(scope="module")
+def structures(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Bounded]:
+    """Each compiled once, with the default folding."""
+    return cache(lambda name: _bounded(tmp_path_factory.mktemp("bounded"), STRUCTURES[name]()))
+
+
 @pytest.mark.parametrize("name", STRUCTURES)
-def test_structures_never_block(tmp_path: Path, name: str, fold: str) -> None:
+def test_structures_never_block(structures: Callable[[str], Bounded], name: str) -> None:
+    _assert_runs(structures(name))
+
+
+@pytest.mark.parametrize(("name", "fold"), [("branches", "4,2"), ("vectors", "1,64"), ("every op", "4,2")])
+def test_nor_when_folded(tmp_path: Path, name: str, fold: str) -> None:
     graph = STRUCTURES[name]()
     _assert_runs(_bounded(tmp_path, graph, parse_fold(graph, [fold])))
 
 
-@pytest.mark.parametrize("seed", [6, 8, 12, 13, 17, 19, 23, 29, 31, 37])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(40, 80))
+def test_many_random_graphs_never_block(tmp_path: Path, seed: int) -> None:
+    graph = seeded_graph(seed)
+    _assert_runs(_bounded(tmp_path, graph, random_folding(graph, SeededSource(seed))))
+
+
+@pytest.mark.parametrize("seed", [6, 13, 29])
 def test_random_graphs_never_block(tmp_path: Path, seed: int) -> None:
     graph = seeded_graph(seed)
     _assert_runs(_bounded(tmp_path, graph, random_folding(graph, SeededSource(seed))))
@@ -139,31 +159,30 @@ def _least(bounded: Bounded, name: str) -> int:
 
 
 @pytest.mark.parametrize("name", ["identity", "option A", "projection", "branches"])
-def test_too_small_a_fifo_deadlocks(tmp_path: Path, name: str) -> None:
-    bounded = _bounded(tmp_path, STRUCTURES[name]())
+def test_too_small_a_fifo_deadlocks(structures: Callable[[str], Bounded], name: str) -> None:
+    bounded = structures(name)
     deep = max(bounded.depths, key=bounded.depths.__getitem__)
     outcome = bounded.run(random_pixels(bounded.graph, 1, 1), {deep: SMALLEST})
     assert any(line.startswith(f"full  {deep} (depth {SMALLEST})") for line in outcome.deadlock)
     assert any(line.startswith("empty ") for line in outcome.deadlock)
 
 
-@pytest.mark.parametrize("graph", [residual(1), residual(3), _identity()])
-def test_residual_depths_are_exact(tmp_path: Path, graph: Graph) -> None:
+@pytest.mark.parametrize("name", ["residual 1", "residual 3", "identity"])
+def test_residual_depths_are_exact(structures: Callable[[str], Bounded], name: str) -> None:
     """One word less still ends here, two deadlock.
 
     The sum takes a word of its first input before it waits for the second, and so holds one itself; a
     pipeline that pops both in the same cycle does not, so hardware needs that word of room.
     """
-    bounded = _bounded(tmp_path, graph)
+    bounded = structures(name)
     deep = max(bounded.depths, key=bounded.depths.__getitem__)
     assert _least(bounded, deep) == bounded.depths[deep] - 1
 
 
-def test_images_do_not_mix(tmp_path: Path) -> None:
+def test_images_do_not_mix(structures: Callable[[str], Bounded]) -> None:
     """The comparison sees one wrong code."""
-    graph = residual(1)
-    bounded = _bounded(tmp_path, graph)
-    pixels = random_pixels(graph, 2, 1)
+    bounded = structures("residual 1")
+    pixels = random_pixels(bounded.graph, 2, 1)
     other = pixels.copy()
     other[1, 3, 3, 0] ^= 128
     first, second = bounded.run(pixels).codes, bounded.run(other).codes

@@ -249,3 +249,15 @@ def test_lowering_real_constants_are_reported_for_every_requantisation() -> None
     calibrate(net, [torch.randn(4, 1, 8, 8)])
     done = lower(net, shape=(1, 8, 8), mean=[0.5], std=[0.5], formats=Formats(body=parse_format("32,10")))
     assert {op.name for op in done.graph if isinstance(op, Requantize)} == set(done.report.real)
+
+
+def test_rows_of_another_maker_are_said(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ("--fixed", "12,auto", *FAST, "--out", tmp_path / "s.csv")
+    assert "also holds" not in sweep(run, *options).output
+    monkeypatch.setattr("hwq.sweep.run.__version__", "0.0.9")
+    done = sweep(run, *options)
+    assert done.exit_code == 0, done.output
+    assert "s.json also holds 2 rows of another checkpoint, of other images or by another hwq" in " ".join(
+        done.output.split()
+    )
+    assert len(Store.open(tmp_path / "s.csv").rows) == 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -155,3 +156,74 @@ def test_width_and_rule(name: str, found: tuple[int, str] | None) -> None:
 def test_points_come_back_from_rows(tmp_path: Path) -> None:
     point = Point(name="8,4", rounding="trn", bits="6/4", layers=(("a=b", "4,auto"), ("c", "shift")))
     assert point_of({**network().key(point)}) == point
+
+
+def _edited(value: Any) -> Any:
+    """Another value that the same field could hold."""
+    match value:
+        case None:
+            return 1
+        case str():
+            known = {"rnd": "trn", "real": "9,4", "": "8/4"}
+            return known.get(value) or value[:-1] + ("0" if value[-1] != "0" else "1")
+        case int() | float():
+            return value + 1
+        case dict():
+            return {**value, next(iter(value), "x"): 0}
+        case _:
+            return [*value, "r1=9,4"]
+
+
+def test_every_edited_figure_of_a_row_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "s.json"
+    rows = swept(tmp_path / "s.csv")
+    text = path.read_text()
+    for name in rows[1]:
+        for change in ("edit", "delete"):
+            document = json.loads(text)
+            row = document["rows"][1]
+            if change == "edit":
+                row[name] = _edited(row[name])
+            else:
+                del row[name]
+            path.write_text(json.dumps(document))
+            with pytest.raises(InputError, match=r"s\.json: "):
+                Store.open(tmp_path / "s.csv")
+    document = json.loads(text)
+    document["rows"][1]["accuracy"] += 1
+    path.write_text(json.dumps(document))
+    with pytest.raises(InputError, match="the row of 8,4 is not as it was measured; it is no result"):
+        Store.open(tmp_path / "s.csv")
+    path.write_text(json.dumps(json.loads(text), indent=3))  # laid out anew: the same rows
+    assert len(Store.open(tmp_path / "s.csv").rows) == 2
+
+
+@pytest.mark.parametrize("field", ["checkpoint", "data", "pixels", "hwq"])
+def test_rows_of_another_maker_are_kept_and_counted_not_used(
+    tmp_path: Path, field: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, point = tmp_path / "s.csv", Point.parse("8,4")
+    swept(path)
+    one = network()
+    match field:
+        case "pixels":
+            pixels = one.pixels.copy()
+            pixels[-1, 0, 0, 0] ^= 1
+            one = replace(one, pixels=pixels).first(len(pixels))
+        case "hwq":
+            monkeypatch.setattr("hwq.sweep.run.__version__", "0.0.9")
+        case _:
+            one = replace(one, **{field: "0" * 64})  # type: ignore[arg-type]
+    store = Store.open(path)
+    assert store.find(one.key(point)) is None
+    assert store.others(one.key(point)) == 2
+    Sweep(one, store).rows([point])
+    assert [row["format"] for row in store.rows] == ["real", "8,4", "real", "8,4"]
+    assert store.others(one.key(point)) == 2
+    assert store.find(one.key(point)) is store.rows[3]
+
+
+def test_labels_are_part_of_the_images() -> None:
+    one = network()
+    assert replace(one, labels=one.labels + 1).first(len(one.labels)).content != one.content
+    assert one.first(len(one.labels)).content == one.content != one.first(len(one.labels) - 1).content

@@ -190,7 +190,7 @@ def test_equal_constants_run_once(tmp_path: Path) -> None:
     later = Lowered()
     (wider,) = Sweep(network(later), Store.open(path), watcher=later).rows(points("20,12"))
     assert later.run == ["real"]
-    own = {"format", "memory"}
+    own = {"format", "memory", "seal"}
     for other in (wide, wider):
         assert {k for k in narrow if narrow[k] != other[k]} == own
     assert wide["memory"] - narrow["memory"] == 4

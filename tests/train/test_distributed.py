@@ -149,15 +149,20 @@ def test_torchrun_ends_with_one_line_when_one_process_fails(tmp_path: Path) -> N
 
 
 def test_one_process_of_torchrun_evaluates(tmp_path: Path) -> None:
-    run = str(tmp_path / "run")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    train = ["-m", "hwq", "train", "--out", run]
+    train = ["-m", "hwq", "train", "--out", str(tmp_path / "run")]
     together = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    for words in ([*train, "--model", "mlp", "--epochs", "0"], [*together, *train, "--evaluate"]):
-        done = subprocess.run(
-            [sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
-        )
-        assert done.returncode == 0, done.stderr
+    begun = recipe(epochs=0)
+    run(begun, tmp_path / "run")
+    done = subprocess.run(
+        [sys.executable, *together, *train, "--evaluate"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
     assert done.stdout.count("test images") == 1
 
 

@@ -122,8 +122,8 @@ def test_a_recipe_holds_it(tmp_path: Path) -> None:
         ({"format": "16"}, "not a fixed-point format"),
         ({"format": "16,8", "edge": "16,auto"}, "--edge-fixed takes W,I"),
         ({"format": "16,8", "round": "up"}, "rnd or trn"),
-        ({"format": "16,8", "epochs": -1}, "at least 0"),
-        ({"format": "16,8", "images": 1}, "at least 2"),
+        ({"format": "16,8", "epochs": -1}, "epochs must be 0 to 1,000,000, not -1"),
+        ({"format": "16,8", "images": 1}, "images must be 2 to"),
         ({"format": "16,8", "width": 3}, "no key 'width'"),
     ],
 )

@@ -13,6 +13,7 @@ from hwq.data.spec import used
 from hwq.errors import InputError
 from hwq.quant import Policy
 
+_FAR = 1e6
 LARGEST_IMAGE = 1 << 24
 """Values of an image, H * W * C: what tracing a network and one batch can hold in memory."""
 
@@ -51,7 +52,8 @@ def decode(path: Path, raw: dict[str, Any]) -> Meta:
     """The description in `raw`, without its 'format'. Raises InputError for what cannot be one."""
     raw = {**raw}
     try:
-        raw["data"] = DataSpec(**used(raw["data"]))
+        # what a stranger's file names is read, never fetched
+        raw["data"] = DataSpec(**used({**raw["data"], "download": False}))
         raw["policy"] = Policy.from_dict(raw["policy"])
         for name in ("image_shape", "classes", "mean", "std"):
             raw[name] = tuple(raw[name])
@@ -110,12 +112,21 @@ def impossible(meta: Meta) -> str:
     if fixed and not (isinstance(fixed, dict) and {"format", "round"} <= set(fixed)):
         return f"recipe.fixed is {fixed!r}"
     for name, values in (("mean", meta.mean), ("std", meta.std)):
-        if len(values) != channels or not all(map(math.isfinite, values)):
+        if len(values) != channels:
             return f"{name} is {list(values)}, for {channels} channels"
     for stage, percent in meta.accuracy.items():
         if not 0 <= percent <= 100:
             return f"accuracy.{stage} is {percent}"
-    return f"std is {list(meta.std)}" if min(meta.std) <= 0 else _lost_progress(meta.progress)
+    return unusable(meta.mean, meta.std) or _wrong_progress(meta.progress)
+
+
+def unusable(mean: tuple[float, ...], std: tuple[float, ...]) -> str:
+    """Why pixels cannot be normalised like that in float32, in words; "" where they can."""
+    if not all(abs(v) <= _FAR for v in mean):
+        return f"mean must be finite numbers of {_FAR:g} in size at most, not {list(mean)}"
+    if not all(1 / _FAR <= v <= _FAR for v in std):
+        return f"std must be finite numbers from {1 / _FAR:g} to {_FAR:g}, not {list(std)}"
+    return ""
 
 
 _PROGRESS: dict[str, tuple[type, ...]] = {
@@ -130,7 +141,7 @@ _PROGRESS: dict[str, tuple[type, ...]] = {
 }
 
 
-def _lost_progress(progress: dict[str, Any]) -> str:
+def _wrong_progress(progress: dict[str, Any]) -> str:
     """What of the loop's notes is of another type than it wrote, or no finite number; "" where nothing is."""
     for name, types in _PROGRESS.items():
         value = progress.get(name, types[0]())

@@ -81,7 +81,8 @@ def read_torch(path: Path, kind: Kind) -> Any:
         _look_through(path, kind)
         with warnings.catch_warnings(), torch.serialization.safe_globals(list(_harmless())):
             warnings.simplefilter("ignore")  # about files that are refused below
-            return torch.load(path, map_location="cpu", weights_only=True)
+            with path.open("rb") as stream:  # of a path torch would believe the suffix
+                return torch.load(stream, map_location="cpu", weights_only=True)
     except InputError:
         raise
     except (

@@ -25,6 +25,8 @@ _LEAST = {
     "seen": float(SETTLED),
 }
 """The smallest value of tensors, by the last part of their names: of batch norms, optimisers, ranges."""
+_RANGE = "_quant.top"
+"""The end of names of what quantisers of activations clip at."""
 _ONCE = {"step", "seen", "num_batches_tracked"}
 """Of those the counters, a number each; other tensors may have these names."""
 
@@ -51,6 +53,8 @@ def check_values(source: Path | str, tensors: Mapping[str, Tensor]) -> None:
     if bad is not None:
         raise InputError(f"{source}: '{bad}' holds inf or nan")
     for name, tensor in tensors.items():
+        if name.endswith(_RANGE) and not bool((tensor > 0).all()):
+            raise InputError(f"{source}: '{name}' holds {float(tensor.min()):g}; a range must be positive")
         last = name.rpartition(".")[2]
         if last not in _LEAST or not tensor.numel() or (last in _ONCE and tensor.dim()):
             continue
