@@ -8,8 +8,6 @@ import os
 import platform
 import shutil
 import subprocess
-import tempfile
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 
 from hwq.errors import InputError, ToolError
-from hwq.files import cache_folder, digest, read_bytes, read_text
+from hwq.files import cache_folder, digest, fresh_folder, read_bytes, read_text
 
 KEEP = 64
 """Libraries kept in each cache; the ones used longest ago go first."""
@@ -118,15 +116,15 @@ def _build(root: Path, place: Path, file: str, command: Sequence[str], folder: P
     """Compile beside `place`, then rename; CPU-seconds it took."""
     for needed in (place.parent, root / "logs"):
         needed.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".new-", dir=place.parent) as temporary:
-        fresh = Path(temporary) / "done"
+    with fresh_folder(place.parent, "new") as temporary:
+        fresh = temporary / "done"
         fresh.mkdir()
         log = root / "logs" / f"{place.name}.log"
         seconds = _compile([*command, "-o", str(fresh / file)], folder, log, what)
         (fresh / "seconds").write_text(f"{seconds:.2f}\n")
         (fresh / "sha256").write_text(digest(fresh / file))
         if place.exists() and not _whole(place, file):
-            place.rename(Path(temporary) / "damaged")
+            place.rename(temporary / "damaged")
         try:
             fresh.rename(place)
         except OSError:  # another process was first
@@ -183,7 +181,7 @@ def _first_error(log: Path) -> str:
 
 
 def _prune(folder: Path) -> None:
-    """Forget the libraries used longest ago, and what a killed compile left behind a day ago."""
+    """Forget the libraries used longest ago."""
     found: list[tuple[float, Path]] = []
     for path in folder.iterdir():
         try:
@@ -192,6 +190,5 @@ def _prune(folder: Path) -> None:
             continue  # another process removed it
     found.sort(reverse=True)
     ready = [path for _, path in found if not path.name.startswith(".")]
-    stale = [path for at, path in found if path.name.startswith(".") and at < time.time() - 86_400]
-    for path in (*ready[KEEP:], *stale):
+    for path in ready[KEEP:]:
         shutil.rmtree(path, ignore_errors=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,10 +118,24 @@ def command(run: Path, **options: Any) -> int:
 
 
 def export_run(run: Path, options: ExportOptions) -> Exported:
-    """Restore, lower, run the passes, write the project.
+    """Restore, lower, run the passes, write the project; by default into the run folder, held meanwhile.
 
     Raises InputError (checkpoint, formats, folding, output folder), UnsupportedError (the network).
     """
+    from hwq.emit.project import recover_project
+    from hwq.files import run_lock
+
+    options.formats()
+    if not run.exists():
+        raise InputError(f"{run}: no such file or folder")
+    folder = run if run.is_dir() else run.parent
+    out = options.out or folder / "hls"
+    recover_project(out)  # of an earlier export, even where this one fails
+    with run_lock(folder) if options.out is None else nullcontext():
+        return _export(run, out, options)
+
+
+def _export(run: Path, out: Path, options: ExportOptions) -> Exported:
     from hwq.cosim.project import write_project
     from hwq.explain.training import look_at_edges
     from hwq.ir import Conv2d, Linear
@@ -130,7 +145,6 @@ def export_run(run: Path, options: ExportOptions) -> Exported:
     from hwq.train.restore import restore
 
     formats = options.formats()
-    out = options.out or (run if run.is_dir() else run.parent) / "hls"
     model, meta = restore(run, options.code())
     images, missing = _images(meta, options.data)
     unused = ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -27,7 +26,17 @@ from hwq.cosim.verdict import Report as Comparison
 from hwq.cosim.verdict import write_json
 from hwq.data import DataSpec, load_split
 from hwq.errors import InputError
-from hwq.files import SMALL, digest, read_json
+from hwq.files import (
+    SMALL,
+    contents,
+    dead_folders,
+    digest,
+    fresh_folder,
+    install,
+    read_json,
+    recover,
+    run_lock,
+)
 from hwq.ir import Graph
 from hwq.lower import ConstantIssue, lower
 from hwq.quant import Policy
@@ -39,6 +48,7 @@ from hwq.train import Interrupted, default_recipe, restore, train
 FIXED, EDGE = "32,10", "32,16"
 MARKER = "demo.json"
 _FLOAT = "float"
+_STAGING = "demo"
 _ALL = 1_000_000  # more images than there are
 
 
@@ -54,17 +64,25 @@ class Trained:
 def demo(out: Path, bits: int, threads: int) -> int:
     """Run the demo into `out`; 0, or 1 when the C++ and Python differ. Raises HwqError.
 
-    Works in a folder beside `out` and moves the results in at the end, so that neither a failure nor
-    Ctrl-C harms an earlier demo.
+    Works in a hidden folder in `out` and moves the results into their places at the end, so that neither a
+    failure nor Ctrl-C nor a kill harms an earlier demo.
     """
     torch.set_num_threads(1)  # batches this small lose time to a second thread
-    old = _owned(out)
+    if not dead_folders(out, _STAGING):  # of a demo that was killed: `recover` comes first
+        _owned(out)
     find_compiler()
     find_headers()
-    out.parent.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as temporary:
-        run = Path(temporary) / "run"
+    with run_lock(out):
+        recover(out, _STAGING)
+        _owned(out)  # now that nobody else writes there
+        passed = _demo(out, bits, threads, started)
+    return 0 if passed else 1
+
+
+def _demo(out: Path, bits: int, threads: int, started: float) -> bool:
+    with fresh_folder(out, _STAGING) as staging:
+        run = staging / "new"
         try:
             trained = _train(run, bits)
         except Interrupted:
@@ -75,10 +93,10 @@ def demo(out: Path, bits: int, threads: int) -> int:
         comparisons = _compare(run, out, threads)
         report = _page(out, bits, trained, comparisons)
         write_report(run, report)
-        _install(run, out, old)
+        _install(staging, out)
     passed = all(comparison.passed for comparison in comparisons)
     _summary(report, out, passed, time.perf_counter() - started)
-    return 0 if passed else 1
+    return passed
 
 
 # -- the steps -----------------------------------------------------------------------------------
@@ -212,7 +230,7 @@ def _owned(out: Path) -> tuple[str, ...]:
     """What an earlier demo left in `out`. Raises InputError where `out` is something else."""
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file; --out takes a folder")
-    if not out.is_dir() or not any(out.iterdir()):
+    if not contents(out):
         return ()
     try:
         names = read_json(out / MARKER, dict, limit=SMALL)["files"]
@@ -222,19 +240,12 @@ def _owned(out: Path) -> tuple[str, ...]:
     return tuple(name for name in plain if name not in ("..", MARKER))
 
 
-def _install(run: Path, out: Path, old: tuple[str, ...]) -> None:
-    """Move the results into `out`, in place of the earlier demo's; files of others stay."""
-    names = sorted(path.name for path in run.iterdir())
-    foreign = [name for name in names if (out / name).exists() and name not in (*old, MARKER)]
+def _install(staging: Path, out: Path) -> None:
+    """Put the results in the place of the earlier demo's; files of others stay."""
+    old = (*_owned(out), MARKER)
+    names = [path.name for path in (staging / "new").iterdir()]
+    foreign = [name for name in names if (out / name).exists() and name not in old]
     if foreign:
         raise InputError(f"{out / foreign[0]}: is not of an earlier demo; choose another --out")
-    out.mkdir(exist_ok=True)
-    write_json(out / MARKER, {"files": sorted({*names, *old})})
-    aside = run.parent / "earlier"
-    aside.mkdir()
-    for name in old:
-        if (out / name).exists():
-            (out / name).rename(aside / name)
-    for name in names:
-        shutil.move(run / name, out / name)
-    write_json(out / MARKER, {"files": names})
+    write_json(staging / "new" / MARKER, {"files": sorted(names)})
+    install(staging, out, old=old)

@@ -157,6 +157,7 @@ def sweep_run(run: Path, options: SweepOptions) -> None:
     """The whole command. Raises HwqError; MismatchError where the C++ differs."""
     from hwq.cli.sweep_check import passed
     from hwq.cli.sweep_output import Shown, print_mixed, print_smallest, print_table
+    from hwq.files import run_lock
     from hwq.sweep import Store, grid, parse_bits, parse_roundings
     from hwq.train.interrupt import Interrupted
 
@@ -165,7 +166,8 @@ def sweep_run(run: Path, options: SweepOptions) -> None:
     points = grid(formats, parse_roundings(options.roundings), bits)
     workers = options.workers()
     networks, network, store = _opened(run, options)
-    with Shown(points, len(network.pixels)) as shown:
+    # sweeps may add to the same files at a time; no other writer of the folder may run beside them
+    with run_lock(store.csv_path.parent, shared=True), Shown(points, len(network.pixels)) as shown:
         if left:
             shown.note(f"left out, without fraction bits or with too many: {' '.join(left)}")
         if others := store.others(network.key(points[0])):

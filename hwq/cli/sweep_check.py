@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -49,14 +47,15 @@ def check(
     from hwq.cosim.build import Build
     from hwq.cosim.manifest import read_manifest
     from hwq.cosim.project import Batch, verify_project, write_project
+    from hwq.files import scratch
     from hwq.passes import run_passes
     from hwq.sweep import point_of
 
     point = point_of(row)
     images = {Build.NATIVE: len(network.pixels), Build.AP: min(ap_images, len(network.pixels))}
     checks: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory(prefix="hwq-sweep-") as temporary:
-        folder = Path(temporary) / "hls"
+    with scratch("sweep") as temporary:
+        folder = temporary / "hls"
         graph = run_passes(networks.candidate(point).graph)
         about = {
             "fixed": row["format"],

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from hwq.cosim.taps import TapPlan
 from hwq.errors import ToolError
+from hwq.files import scratch
 
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -50,8 +51,8 @@ class Library:
             size = capacity * (plan.pixel_bytes + plan.image_bytes)
             # gone from the file system as soon as both sides have mapped it: nothing is left behind,
             # however this process ends
-            with tempfile.TemporaryDirectory(prefix="hwq-run-", dir=_shared_folder(size)) as folder:
-                self._start(Path(folder))
+            with scratch("run", _shared_folder(size)) as folder:
+                self._start(folder)
         except BaseException:
             self.close()
             raise

@@ -17,7 +17,7 @@ from hwq.cosim.manifest import Edit, Manifest
 from hwq.cosim.session import Sink, Taps, cosimulate
 from hwq.cosim.verdict import Report
 from hwq.emit import Folding, Golden, Project, emit
-from hwq.emit.project import MANIFEST
+from hwq.emit.project import MANIFEST, recover_project
 from hwq.engine import Engine, Preference, simulator
 from hwq.errors import InputError
 from hwq.files import DOCUMENT, Missing, read_text
@@ -105,6 +105,7 @@ def golden_batch(manifest: Manifest, shape: tuple[int, ...], note: str) -> Batch
 def find_project(run: Path) -> Path:
     """The project folder of a run, or the folder itself. Raises InputError."""
     for folder in (run, run / FOLDER):
+        recover_project(folder)
         if (folder / MANIFEST).is_file():
             return folder
     if not run.exists():

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import tempfile
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from hwq.compiler import Compiler
 from hwq.errors import ToolError
+from hwq.files import scratch
 
 HEADERS = ("ap_int.h", "ap_fixed.h", "hls_stream.h")
 _VENDOR = ("vitis_hls", "vitis", "vivado_hls", "vivado")
@@ -77,8 +77,8 @@ int main() {
 
 def probe(compiler: Compiler, headers: Headers) -> None:
     """Compile and run a few lines with AMD's types. Raises ToolError."""
-    with tempfile.TemporaryDirectory(prefix="hwq-probe-") as folder:
-        source, program = Path(folder) / "probe.cpp", Path(folder) / "probe"
+    with scratch("probe") as folder:
+        source, program = folder / "probe.cpp", folder / "probe"
         source.write_text(_PROBE)
         include = ["-isystem", str(headers.folder)]
         command = [*compiler.command, "-std=c++14", *include, str(source), "-o", str(program)]

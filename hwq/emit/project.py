@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hwq.errors import InputError, ToolError
-from hwq.files import json_digest, read_json
+from hwq.files import dead_folders, fresh_folder, install, json_digest, name_lock, read_json, recover
 
 MANIFEST = "project.json"
 GRAPH = "graph.json"
@@ -40,19 +39,15 @@ class Project:
         """
         folder = Path(os.path.abspath(folder))  # noqa: PTH100 -- keeps symbolic links as they are
         _check_target(folder, replace)
+        target = folder.resolve()
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.new-", dir=folder.parent))
-        except OSError as error:
-            raise ToolError(f"cannot write to {folder.parent}: {error.strerror}") from None
-        try:
-            self._fill(fresh)
-            fresh.chmod(0o755)
-            _swap(fresh, folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with name_lock(target), fresh_folder(target.parent, target.name) as staging:
+                recover(target.parent, target.name)
+                self._fill(staging / "new" / target.name)
+                install(staging, target.parent, old=[target.name])
         except OSError as error:
             raise ToolError(f"cannot write the project to {folder}: {error.strerror}") from None
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
 
     def _fill(self, folder: Path) -> None:
         for name, content in self.files.items():
@@ -101,21 +96,10 @@ def is_project(folder: Path) -> bool:
     return "hwq" in manifest and "files" in manifest
 
 
-def _swap(fresh: Path, folder: Path) -> None:
-    """Put `fresh` in the place of `folder`; the old one goes only once the new one stands."""
+def recover_project(folder: Path) -> None:
+    """Put the project back that an export left beside `folder` when it was killed. Never raises."""
     target = folder.resolve()
-    if not target.exists():
-        fresh.rename(target)
-        return
-    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.old-", dir=target.parent))
-    old = aside / "project"
-    try:
-        target.rename(old)
-        try:
-            fresh.rename(target)
-        except BaseException:
-            old.rename(target)
-            raise
-    finally:
-        if target.exists():
-            shutil.rmtree(aside, ignore_errors=True)
+    with suppress(OSError, InputError):
+        if dead_folders(target.parent, target.name):
+            with name_lock(target):
+                recover(target.parent, target.name)

@@ -12,12 +12,11 @@ import os
 import re
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from hwq.files.leftovers import fresh_file, remove_dead
+from hwq.files.leftovers import fresh_file, remove_dead, scratch
 
 _DESCRIPTORS = re.compile(r"/proc/(\d+)/fd/(\d+)")
 _MOST_LINKS = 40
@@ -78,7 +77,7 @@ def _descriptor(path: Path) -> tuple[int, int] | None:
 def _beside(path: Path, target: Path) -> Iterator[Path]:
     temporary = None
     try:
-        remove_dead(target.parent, target.name)
+        remove_dead(target.parent)
         with fresh_file(target.parent, target.name) as temporary:
             yield temporary
             # on disk before the rename: a power cut must not leave an empty file under the right name
@@ -110,8 +109,8 @@ def _like(target: Path, temporary: Path) -> None:
 @contextmanager
 def _through(path: Path) -> Iterator[Path]:
     """A temporary file elsewhere; at the end its content goes into what stands at `path`."""
-    with tempfile.TemporaryDirectory(prefix="hwq-out-") as folder:
-        temporary = Path(folder) / "content"
+    with scratch("out") as folder:
+        temporary = folder / "content"
         temporary.touch()
         yield temporary
         try:

@@ -5,20 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from hwq.errors import InputError, ToolError
-from hwq.files import Missing, read_json, write_atomically
+from hwq.errors import InputError
+from hwq.files import Missing, name_lock, read_json, write_atomically
 from hwq.sweep.fields import COLUMNS, KEY, MAKER, fault, seal
 
 VERSION = 4
-_LOCK_SECONDS = 60
 _MOST_BYTES = 64 << 20
 
 Row = dict[str, Any]
@@ -107,7 +102,7 @@ class Store:
 
     def put(self, *rows: Row) -> None:
         """Add rows, in place of those of the same measurement; both files are whole at any time."""
-        with self._locked():
+        with name_lock(self.json_path):
             self.refresh()
             for row in rows:
                 old = self.find(row)
@@ -121,18 +116,6 @@ class Store:
             write_atomically(self.csv_path, self._csv())
             status = self.json_path.stat()
             self._seen = (status.st_ino, status.st_mtime_ns)
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """One writer at a time, whatever process it is."""
-        path = self.json_path.with_name(f".{self.json_path.name}.lock")
-        try:
-            with FileLock(path, timeout=_LOCK_SECONDS):
-                yield
-        except Timeout:
-            raise ToolError(
-                f"{path}: another sweep holds this lock for over {_LOCK_SECONDS} s; end it and run again"
-            ) from None
 
     def _csv(self) -> str:
         """One line a row; each layer has a column `local.<op>` and one `snr.<op>`, dB, inf without noise."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
@@ -36,7 +37,7 @@ from hwq.train.precision import Precision
 from hwq.train.progress import Reporter, Silent
 from hwq.train.recipe import Recipe, recipe_of
 from hwq.train.restore import evaluate
-from hwq.train.runfolder import BOARD, RECIPE, add_metrics, check_out, tidy
+from hwq.train.runfolder import BOARD, RECIPE, add_metrics, tidy, writing_run
 from hwq.train.schedule import learning_rate
 from hwq.train.shared import Shared
 from hwq.train.start import start, usable_device
@@ -77,10 +78,14 @@ def train(
     Raises InputError, Interrupted (state saved), Diverged (last good checkpoint kept). 'best' is chosen on
     the test split, as is usual for these benchmarks, and so is a little optimistic.
     """
-    loop = _Loop(
-        recipe, out, device, reporter or Silent(), resume, test_images, world or World(), workers, trust
-    )
-    return loop.run()
+    world = world or World()
+    with ExitStack() as held:
+        # the first process holds the folder for all
+        world.main_first(lambda: held.enter_context(writing_run(out, resume=resume)) if world.main else None)
+        loop = _Loop(
+            recipe, out, device, reporter or Silent(), resume, test_images, world, workers, trust
+        )
+        return loop.run()
 
 
 def resume_recipe(out: Path, trust: Trust | None = None) -> Recipe:
@@ -106,7 +111,6 @@ class _Loop:
         self.device = usable_device(world.device(device))
         if self.schedule.tensorboard:
             check_installed()
-        world.main_first(lambda: check_out(out, resume) if world.main else None)
         stored = load(out) if resume else None
         if stored is not None:
             check_recipe(recipe, stored, out, trust)
@@ -161,7 +165,6 @@ class _Loop:
         """From where the state stands to the last epoch."""
         schedule = self.schedule
         if self.world.main:
-            self.out.mkdir(parents=True, exist_ok=True)
             write_atomically(self.out / RECIPE, self.recipe.to_toml().encode())
             tidy(self.out, self.state.meta.epoch)
             if self.done == 0:

@@ -26,11 +26,10 @@ from hwq.train.distributed import World
 from hwq.train.progress import Silent
 from hwq.train.recipe import Recipe
 from hwq.train.restore import Normalise, evaluate
-from hwq.train.runfolder import RECIPE, check_out
+from hwq.train.runfolder import RECIPE, SUMMARY, writing_run
 from hwq.train.start import cover_pixels, open_data, place, prepared, usable_device
 from hwq.train.trust import Trust, allowed
 
-SUMMARY = "calibration.json"
 POST_TRAINING = Policy(weight_method="uniform", act_method="uniform", per_channel=True)
 """Where nobody says otherwise: W8A8, plain uniform codes, a weight scale for each output channel."""
 _BATCH_PIXELS = 250 * 32 * 32
@@ -109,7 +108,8 @@ def calibrate_run(
     Writes checkpoint.safetensors, recipe.toml and calibration.json at the end, or nothing. Accuracies are
     those of the test split, or of a sample. Raises InputError.
     """
-    return _Run(recipe, source, out, options, device, watcher or Unwatched()).run()
+    with writing_run(out, resume=False):
+        return _Run(recipe, source, out, options, device, watcher or Unwatched()).run()
 
 
 class _Run:
@@ -124,7 +124,6 @@ class _Run:
     ) -> None:
         if recipe.policy.floats:
             raise InputError("nothing to calibrate: the recipe quantises nothing")
-        check_out(out, resume=False)
         self.recipe, self.out, self.options, self.watcher = recipe, out, options, watcher
         meta = read_meta(source)
         if meta is not None and not meta.policy.floats:
@@ -184,10 +183,9 @@ class _Run:
         if self.whole:
             self.meta.accuracy.update(float=first, calibrated=last, fake_quant=last)
         summary = {**asdict(self.options), "bn_estimate": self.norms, **asdict(done)}
-        self.out.mkdir(parents=True, exist_ok=True)
         write_atomically(self.out / RECIPE, self.recipe.to_toml())
-        save_checkpoint(self.out / LAST, self.meta, self.model, {})
         write_atomically(self.out / SUMMARY, json.dumps(summary, indent=1) + "\n")
+        save_checkpoint(self.out / LAST, self.meta, self.model, {})  # last: with it the folder is a run
 
 
 def quantise(

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from hwq.errors import InputError
-from hwq.files import DOCUMENT, check_writable, read_bytes, write_atomically
-from hwq.train.checkpoint import BEST, LAST, find
+from hwq.files import DOCUMENT, check_writable, contents, read_bytes, remove_dead, run_lock, write_atomically
+from hwq.train.checkpoint import LAST, find
 
 METRICS, RECIPE, BOARD = "metrics.jsonl", "recipe.toml", "tensorboard"
+SUMMARY = "calibration.json"
 
 
 def check_out(out: Path, resume: bool) -> None:
@@ -18,13 +21,28 @@ def check_out(out: Path, resume: bool) -> None:
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file; --out takes a folder")
     check_writable(out)
+    begun = {METRICS, RECIPE, BOARD, SUMMARY}  # a kill before the first checkpoint leaves no more
+    there = set(contents(out))
     if resume:
+        if there and there <= begun:
+            raise InputError(f"{out}: ended before anything was saved; begin it again, without --resume")
         find(out)
         return
     if (out / LAST).exists():
         raise InputError(f"{out}: holds a run already; --resume goes on with it, or choose another --out")
-    if out.is_dir() and any(p.name not in (METRICS, RECIPE, BOARD) for p in out.iterdir()):
+    if not there <= begun:
         raise InputError(f"{out}: is not empty and not a run of `hwq train`; choose another --out")
+
+
+@contextmanager
+def writing_run(out: Path, *, resume: bool) -> Iterator[None]:
+    """Hold the folder as its only writer. Raises as `check_out` does, and InUse."""
+    check_writable(out)
+    if not out.is_dir():
+        check_out(out, resume)
+    with run_lock(out):
+        check_out(out, resume)  # now that no other process writes there
+        yield
 
 
 def add_metrics(out: Path, row: dict[str, Any]) -> None:
@@ -39,6 +57,4 @@ def tidy(out: Path, epochs: int) -> None:
     if path.exists():
         lines = read_bytes(path, limit=DOCUMENT).split(b"\n")[:epochs]
         write_atomically(path, b"".join(line + b"\n" for line in lines if line))
-    for name in (LAST, BEST, METRICS, RECIPE):
-        for left in out.glob(f".{name}.*"):
-            left.unlink(missing_ok=True)
+    remove_dead(out, again=True)

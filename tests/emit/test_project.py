@@ -77,7 +77,7 @@ def test_a_linked_project_is_replaced_in_place(tmp_path: Path) -> None:
     assert (real / "firmware" / "ops" / "stem.h").is_file()
 
 
-@pytest.mark.parametrize("call", ["fsync", "rename", "mkdtemp"])
+@pytest.mark.parametrize("call", ["fsync", "rename", "mkdir"])
 def test_failures_leave_the_old_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     """A full disk while files are written, or a refused rename: the earlier result stays whole."""
     target = tmp_path / "out"
@@ -89,13 +89,13 @@ def test_failures_leave_the_old_project(tmp_path: Path, monkeypatch: pytest.Monk
 
     if call == "fsync":
         monkeypatch.setattr(os, "fsync", full)
-    elif call == "mkdtemp":
-        monkeypatch.setattr("tempfile.mkdtemp", full)
+    elif call == "mkdir":
+        monkeypatch.setattr(Path, "mkdir", full)
     else:
         real = Path.rename
 
         def second_fails(self: Path, other: Path) -> Path:
-            if ".new-" in self.name:
+            if self.parent.name == "new":
                 full()
             return real(self, other)
 

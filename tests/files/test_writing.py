@@ -168,13 +168,14 @@ def test_a_protected_file_stays(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
-    dead, other, mine = (
-        tmp_path / name for name in (temporary_name("x"), temporary_name("y"), ".x.hwq-mine")
-    )
-    for path in (dead, other, mine):
+    names = temporary_name("x"), temporary_name("y"), ".x.hwq-mine", "x.hwq-01234567"
+    dead, other, *mine = (tmp_path / name for name in names)
+    for path in (dead, other, *mine):
         path.write_text("half")
+    folder = tmp_path / temporary_name("x")  # those are their makers' to remove, by name
+    folder.mkdir()
     write_atomically(tmp_path / "x", "whole")
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([other.name, mine.name, "x"])
+    assert sorted(tmp_path.iterdir()) == sorted([*mine, folder, tmp_path / "x"])
 
 
 def test_what_a_living_process_writes_is_not_removed(tmp_path: Path) -> None:
