@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from hwq.children import NOT_STARTED, run
 from hwq.errors import InputError, ToolError
 from hwq.files import cache_folder, digest, fresh_folder, read_bytes, read_text
 
@@ -34,12 +35,13 @@ class Compiler:
     def version(self) -> str:
         """First line of `--version`. Raises ToolError when the compiler does not run."""
         try:
-            done = subprocess.run([*self.command, "--version"], capture_output=True, text=True, timeout=60)
+            done = subprocess.run([*self.command, "--version"], capture_output=True, timeout=60)
         except (OSError, subprocess.TimeoutExpired) as error:
             raise ToolError(f"the compiler {' '.join(self.command)} does not run: {error}") from None
-        if done.returncode or not done.stdout.strip():
+        said = done.stdout.decode(errors="replace").strip()
+        if done.returncode or not said:
             raise ToolError(f"the compiler {' '.join(self.command)} does not answer --version")
-        return done.stdout.splitlines()[0].strip()
+        return said.splitlines()[0].strip()
 
 
 def find_compiler() -> Compiler:
@@ -59,7 +61,7 @@ def find_compiler() -> Compiler:
 def cpu_name() -> str:
     """What -march=native depends on: the CPU's model and flags, where the system tells."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
     except OSError:
         return f"{platform.machine()} {platform.processor()}"
     wanted = ("model name", "flags", "Features", "CPU part")
@@ -155,9 +157,11 @@ def _compile(command: Sequence[str], folder: Path, log: Path, what: str) -> floa
         out.write((" ".join(command) + "\n").encode())
         out.flush()
         try:
-            code = subprocess.run(command, cwd=folder, stdout=out, stderr=subprocess.STDOUT).returncode
+            code = run(command, output=out, folder=folder).returncode
         except OSError as error:
             raise ToolError(f"the compiler {command[0]} does not run: {error}") from None
+    if code == NOT_STARTED:
+        raise ToolError(f"the compiler {command[0]} does not run: {_first_error(log)}")
     if code:
         said = next((line for line in log.read_text(errors="replace").splitlines() if _FULL in line), None)
         if said is not None:  # no fault of the source; the linker's own "error" says nothing

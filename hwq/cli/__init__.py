@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import os
+import signal
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import TextIO
 
 import click
@@ -58,18 +63,56 @@ def group() -> None:
     """
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM or SIGHUP, which end a command as Ctrl-C does."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.signal = signal.Signals(number)
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Signals that would end the process at once raise `Terminated`: what was begun is cleared away."""
+
+    owner = os.getpid()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != owner:  # a worker that was forked off with this handler
+            os._exit(128 + number)
+        raise Terminated(number)
+
+    changed = []
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # not under nohup
+            try:
+                signal.signal(number, stop)
+            except ValueError:  # not the main thread: signals go elsewhere
+                break
+            changed.append(number)
+    try:
+        yield
+    finally:
+        for number in changed:
+            signal.signal(number, signal.SIG_DFL)
+
+
 def main() -> None:
     """Run the command line; every expected failure is one line and a non-zero exit code."""
     warnings.filterwarnings("once", category=HwqNote)
     warnings.showwarning = _show
     try:
-        code = group(standalone_mode=False)
+        with _ended_by_signals():
+            code = group(standalone_mode=False)
     except HwqError as error:
         _fail(str(error), error.exit_code)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt) as stop:
+        by = stop if isinstance(stop, Terminated) else stop.__cause__
+        if isinstance(by, Terminated):
+            _fail(f"ended by {by.signal.name}", 128 + by.signal)
         _fail("interrupted", 130)
     except BrokenPipeError:
         sys.exit(0)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
+from hwq.children import run
 from hwq.compiler import Compiler
 from hwq.errors import ToolError
 from hwq.files import scratch
@@ -82,11 +83,15 @@ def probe(compiler: Compiler, headers: Headers) -> None:
         source.write_text(_PROBE)
         include = ["-isystem", str(headers.folder)]
         command = [*compiler.command, "-std=c++14", *include, str(source), "-o", str(program)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        try:
+            done = run(command, output=subprocess.PIPE, timeout=300)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise ToolError(f"{compiler.command[0]} does not run: {error}") from None
         if done.returncode:
-            first = next((line for line in done.stderr.splitlines() if "error" in line), "no message")
+            lines = done.stdout.decode(errors="replace").splitlines()
+            first = next((line for line in lines if "error" in line), "no message")
             raise ToolError(f"{compiler.command[0]} cannot compile AMD's headers: {first}")
-        ran = subprocess.run([str(program)], capture_output=True, timeout=60)
+        ran = run([str(program)], output=subprocess.PIPE, timeout=60)
         if ran.returncode:
             raise ToolError(
                 f"a program compiled with {compiler.command[0]} gives wrong results with AMD's types"

@@ -47,6 +47,10 @@ def _serve(library: Any, pixels: int, taps: int, commands: Any, answers: Any) ->
 def main() -> None:
     """Serve runs until the command pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
+    # however the parent ends, endless C++ ends with it (Linux: PR_SET_PDEATHSIG)
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is not None:
+        prctl(1, int(signal.SIGKILL), 0, 0, 0)
     path, pixels_path, taps_path, read_end, write_end = sys.argv[1:6]
     pixels, taps = _map(pixels_path), _map(taps_path)
     with os.fdopen(int(read_end)) as commands, os.fdopen(int(write_end), "w") as answers:

@@ -7,9 +7,12 @@ import importlib
 import logging
 import os
 import socket
+import threading
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -71,7 +74,7 @@ def each(
         # joblib reads on in a thread of its own, where an exception would be lost
         try:
             for key, arguments in calls:
-                yield delayed(_kept)(work, key, *arguments)
+                yield delayed(_kept)(work, key, workers.backend == "loky", *arguments)
         except BaseException as error:
             broken.append(error)
 
@@ -108,13 +111,29 @@ def _results(calls: Iterator[Any]) -> Generator[Any, None, None]:
             yield from pool(together)
 
 
-def _kept(work: Callable[..., R], key: K, *arguments: Any) -> tuple[K, R | None, Exception | None]:
-    """What the work raises is a result: so any other exception is the pool's."""
+def _kept(
+    work: Callable[..., R], key: K, ours: bool, *arguments: Any
+) -> tuple[K, R | None, Exception | None]:
+    """What the work raises is a result: so any other exception is the pool's. ours: in a child of hwq's."""
+    if ours:
+        _end_with_parent(os.getppid())
     try:
         return key, work(*arguments), None
     except Exception as error:
         # an exception of a class that the other side cannot build would look like a dead worker
         return key, None, error if isinstance(error, HwqError) else RuntimeError(repr(error))
+
+
+@cache
+def _end_with_parent(parent: int) -> None:
+    """loky's workers would wait for minutes for a parent that was killed."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager

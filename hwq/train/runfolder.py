@@ -37,8 +37,9 @@ def check_out(out: Path, resume: bool) -> None:
 @contextmanager
 def writing_run(out: Path, *, resume: bool) -> Iterator[None]:
     """Hold the folder as its only writer. Raises as `check_out` does, and InUse."""
-    check_writable(out)
-    if not out.is_dir():
+    if out.is_dir():
+        check_writable(out)  # in its own words
+    else:
         check_out(out, resume)
     with run_lock(out):
         check_out(out, resume)  # now that no other process writes there
