@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1] / "hwq"
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "files": {"errors"},
+    "terminal": set(),
     "children": set(),
     "compiler": {"children", "errors", "files"},
     "assets": {"errors"},
@@ -23,8 +24,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "serde": {"files", "errors", "fixed", "ir"},
     "quant": {"errors", "fixed"},
     "models": {"errors", "quant"},
-    "data": {"files", "errors"},
-    "train": {"files", "errors", "fixed", "quant", "models", "data", "lower"},
+    "data": {"files", "errors", "terminal"},
+    "train": {"files", "errors", "fixed", "quant", "models", "data", "lower", "terminal"},
     "lower": {"errors", "fixed", "ir", "quant"},
     "passes": {"errors", "fixed", "ir"},
     "simulate": {"errors", "fixed", "ir"},

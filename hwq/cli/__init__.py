@@ -16,6 +16,7 @@ import click
 
 from hwq import __version__
 from hwq.errors import HwqError, HwqNote
+from hwq.terminal import shown_safely
 
 COMMANDS = (
     "demo",
@@ -101,6 +102,11 @@ def main() -> None:
     """Run the command line; every expected failure is one line and a non-zero exit code."""
     warnings.filterwarnings("once", category=HwqNote)
     warnings.showwarning = _show
+    with shown_safely():
+        _main()
+
+
+def _main() -> None:
     try:
         with _ended_by_signals():
             code = group(standalone_mode=False)

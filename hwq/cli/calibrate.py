@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hwq.cli.options import data_options, quant_options, trust_option, trusted
+from hwq.terminal import console
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -107,10 +108,9 @@ class _Shown:
     """A line for each accuracy; on a terminal a bar for what goes on."""
 
     def __init__(self) -> None:
-        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-        self.console: Console = Console()
+        self.console: Console = console()
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         hidden = not self.console.is_terminal
         self.bar = Progress(*columns, console=self.console, transient=True, disable=hidden)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from rich.console import Console
 
+from hwq.terminal import console
+
 _PIPE_WIDTH = 160
 
 
 def output() -> Console:
     """Standard output."""
-    console = Console()
-    return console if console.is_terminal else Console(width=_PIPE_WIDTH)
+    shown = console()
+    return shown if shown.is_terminal else console(width=_PIPE_WIDTH)
 
 
 def warn(*lines: str) -> None:

@@ -14,6 +14,7 @@ import click
 from hwq.cli.export import ExportOptions
 from hwq.cli.options import NewFile, code_options, format_options
 from hwq.errors import InputError
+from hwq.terminal import console
 
 if TYPE_CHECKING:
     from hwq.data import Split
@@ -73,7 +74,6 @@ def command(
 def _explain(
     run: Path, options: ExportOptions, images: int, threshold: float, threads: int | None
 ) -> Explanation:
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from hwq.cli.export import lower_run
@@ -89,8 +89,8 @@ def _explain(
     model, meta = restore(run, options.code())
     sample = _test_images(meta, options.data).head(images)
     columns = (TextColumn("{task.description:>10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    screen = console(stderr=True)
+    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
         task = bar.add_task("lowering", total=None)
         return explain(
             lambda wanted: lower_run(model, meta, wanted, options),
@@ -102,7 +102,7 @@ def _explain(
             progress=lambda what, done, total: bar.update(
                 task, description=what, completed=done, total=total
             ),
-            note=lambda text: console.print(f"note: {text}", soft_wrap=True, markup=False),
+            note=lambda text: screen.print(f"note: {text}", soft_wrap=True, markup=False),
         )
 
 
@@ -158,22 +158,22 @@ def _print(options: ExportOptions, found: Explanation, worst: int) -> None:
     from hwq.cli.console import output, warn
     from hwq.explain import sentences, summary
 
-    console = output()
+    screen = output()
     bad = found.bad
     if bad:
-        console.print(_table(bad[:worst], len(bad), options.fixed))
+        screen.print(_table(bad[:worst], len(bad), options.fixed))
     for layer in bad[:worst]:
-        console.print(_title(layer), style="bold", markup=False, highlight=False, soft_wrap=True)
+        screen.print(_title(layer), style="bold", markup=False, highlight=False, soft_wrap=True)
         for line in sentences(layer):
-            console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
+            screen.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
     if len(bad) > worst:
         names = ", ".join(layer.op for layer in bad[worst:])
-        console.print(f"Also bad: {names}", markup=False, highlight=False, soft_wrap=True)
+        screen.print(f"Also bad: {names}", markup=False, highlight=False, soft_wrap=True)
     for line in summary(found):
         if line.startswith("WARNING"):
             warn(line)
         else:
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            screen.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _title(layer: LayerFacts) -> str:

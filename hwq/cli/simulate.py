@@ -11,6 +11,7 @@ import click
 
 from hwq.cli.options import NewFile
 from hwq.errors import InputError
+from hwq.terminal import console
 
 if TYPE_CHECKING:
     from hwq.agreement import Agreement
@@ -304,12 +305,11 @@ class _Progress:
     """A progress bar on a terminal; nothing in a pipe."""
 
     def __init__(self, total: int, what: str) -> None:
-        from rich.console import Console
         from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
         columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-        console = Console(stderr=True)
-        self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        screen = console(stderr=True)
+        self._bar = Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal)
         self._task = self._bar.add_task(f"{what}: compiling", total=total)
         self._what = what
 
@@ -343,18 +343,18 @@ def print_report(report: Report) -> None:
         style = "red" if row.mismatches else None
         numbers = (f"{row.values:,}", f"{row.mismatches:,}")
         table.add_row(Text(row.op), row.kind, *numbers, *cells, style=style)
-    console = output()
+    screen = output()
     # not the table's title: that breaks long paths in two
     side = _SIDES[report.reference]
     title = Text(f"{report.project}: C++ ({report.build}) against {side}, {report.images}")
-    console.print(title, soft_wrap=True)
-    console.print(table)
+    screen.print(title, soft_wrap=True)
+    screen.print(table)
     if any(value is not None for value in report.accuracy.values()):
-        console.print(_accuracies(report), soft_wrap=True)
+        screen.print(_accuracies(report), soft_wrap=True)
     for line in report.meaning:
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+        screen.print(line, soft_wrap=True, markup=False, highlight=False)
     for message in verdict.messages[:3]:
-        console.print(Text(f"the C++ said: {message}"))
+        screen.print(Text(f"the C++ said: {message}"))
     click.echo(_summary(report))
     warn(*report.warnings)
 

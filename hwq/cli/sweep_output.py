@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hwq.cli.console import output, warn
+from hwq.terminal import console
 
 if TYPE_CHECKING:
     from hwq.cli.networks import Networks
@@ -20,10 +21,9 @@ class Shown:
     """Progress on a terminal, notes anywhere; both on standard error."""
 
     def __init__(self, points: Sequence[Point], images: int) -> None:
-        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-        self._console = Console(stderr=True)
+        self._console = console(stderr=True)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         hidden = not self._console.is_terminal
         self._bar = Progress(*columns, console=self._console, transient=True, disable=hidden)

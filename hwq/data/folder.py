@@ -18,6 +18,7 @@ from hwq.data.images import Images
 from hwq.data.listing import Listing, list_split
 from hwq.data.spec import DataSpec
 from hwq.errors import InputError
+from hwq.terminal import console
 
 _GIB = 1 << 30
 _CHUNK = 256
@@ -173,10 +174,9 @@ def _each(listing: Listing, view: View, *, keep: bool) -> Iterator[tuple[int, Pi
 
 def _watched(items: Iterator[T], total: int, what: str) -> Iterator[T]:
     """The items, with a progress bar where someone looks at the terminal."""
-    from rich.console import Console
     from rich.progress import track
 
-    console = Console(stderr=True)
+    screen = console(stderr=True)
     yield from track(
-        items, what, total, console=console, transient=True, disable=not console.is_terminal or total < 4
+        items, what, total, console=screen, transient=True, disable=not screen.is_terminal or total < 4
     )

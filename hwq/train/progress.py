@@ -13,6 +13,7 @@ from rich.text import Text
 
 from hwq.quant import Row, table
 from hwq.quant.placing.describe import COLUMNS, cells
+from hwq.terminal import console as screen
 
 
 class Reporter(Protocol):
@@ -48,7 +49,7 @@ class Rich:
     """A progress bar on a terminal, lines elsewhere."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console()
+        self.console = console or screen()
         self._bar: Progress | None = None
 
     def opening(self, line: str, rows: Sequence[Row]) -> None:
