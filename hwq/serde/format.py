@@ -49,6 +49,8 @@ MAX_SIZE = 1 << 31
 """Sizes, strides and counts beyond this are refused: no network has them, and no product overflows."""
 MAX_INTEGER = 1100
 """|I| of a constant at most: covers every float64; keeps alignment shifts small."""
+MAX_TEXT = 1000
+"""Characters of a name: files and archives take no longer ones."""
 MAX_WEIGHT_BITS = 32
 """Wider weights are refused, so that no sum of their magnitudes leaves int64."""
 
@@ -308,7 +310,9 @@ def _list(value: object, where: str) -> list[Any]:
 
 def _text(value: object, where: str) -> str:
     if not isinstance(value, str) or not value:
-        raise FormatError(f"{where} must be a text")
+        raise FormatError(f"{where:.80} must be a text")
+    if len(value) > MAX_TEXT:
+        raise FormatError(f"{where:.80} has {len(value):,} characters, at most {MAX_TEXT} are taken")
     return value
 
 
