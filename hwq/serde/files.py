@@ -26,7 +26,6 @@ from hwq.files import (
 )
 from hwq.ir import Graph, verify
 from hwq.serde.format import FormatError, decode, encode
-from hwq.serde.limits import check_limits
 
 GRAPH_JSON = "graph.json"
 GRAPH_TENSORS = "graph.safetensors"
@@ -109,7 +108,6 @@ def loads(files: Mapping[str, bytes], where: str = "graph") -> Graph:
         ) from None
     try:
         graph = decode(document, arrays)
-        check_limits(graph)
         verify(graph)
     except (FormatError, VerifyError) as error:
         raise InputError(f"{where}/{GRAPH_JSON}: {error}; export again") from None
