@@ -11,7 +11,7 @@ WORKERS ?= 2
 N ?= 500
 RUN ?= runs/demo
 
-.PHONY: help demo test test-slow fuzz fuzz-files lint format bench docs check
+.PHONY: help demo test test-slow fuzz fuzz-files kill lint format bench docs check
 
 help:
 	@echo 'make demo          install, then the whole route on real digits (report in $(RUN))'
@@ -19,6 +19,7 @@ help:
 	@echo 'make test-slow     whole large networks at full size: minutes, 2 GB of memory'
 	@echo 'make fuzz N=500    random networks through Python and C++, compared at every op'
 	@echo 'make fuzz-files N=2000  files changed at random, given to every command that reads them'
+	@echo 'make kill          whole commands killed at every one of their file operations'
 	@echo 'make lint          ruff and mypy'
 	@echo 'make bench         speed of simulators and training, beside other tools'
 	@echo 'make docs          docs/cli.md, docs/spellings.md from the code'
@@ -43,6 +44,10 @@ fuzz: check $(VENV)/.installed-dev
 # Checkpoints, graphs, projects, recipes, images, caches ... with a bit, a number or a bracket changed.
 fuzz-files: check $(VENV)/.installed-dev
 	@$(BIN)/python -m tests.fuzz.files --count $(N) $(ARGS)
+
+# Nothing earlier is lost, the next run starts, nothing stays behind; see tests/files/kill.py.
+kill: check $(VENV)/.installed-dev
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.files.kill $(ARGS)
 
 bench: check $(VENV)/.installed-bench
 	@$(BIN)/python -m benchmarks.simulate

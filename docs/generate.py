@@ -36,7 +36,8 @@ Written from `hwq COMMAND --help` by `make docs`.
 
 Exit codes: 0 done; 1 C++ and Python disagree, or a file changed since export; 2 a path, file or option that
 cannot be used as given; 3 a network that hwq cannot lower; 4 a missing or failing tool (compiler, headers,
-disk); 5 a graph that breaks hwq's own rules; 6 training diverged; 130 interrupted.
+disk); 5 a graph that breaks hwq's own rules; 6 training diverged; 129, 130, 143
+ended by SIGHUP, Ctrl-C, SIGTERM.
 """
 
 
