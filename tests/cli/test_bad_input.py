@@ -425,7 +425,7 @@ def test_a_full_disk_during_training_is_one_line(
     monkeypatch.setattr("os.fsync", full)
     case = Case("full disk", _train(), 4, ("No space left on device",))
     check(hwq("train", "--model", "mlp", "--epochs", 1, "--out", place.tmp / "new"), case)
-    assert list((place.tmp / "new").iterdir()) == []
+    assert not (place.tmp / "new").exists()
 
 
 def test_a_batch_of_one_image_is_one_line(tmp_path: Path, hwq: Hwq) -> None:
