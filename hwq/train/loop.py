@@ -82,9 +82,7 @@ def train(
     with ExitStack() as held:
         # the first process holds the folder for all
         world.main_first(lambda: held.enter_context(writing_run(out, resume=resume)) if world.main else None)
-        loop = _Loop(
-            recipe, out, device, reporter or Silent(), resume, test_images, world, workers, trust
-        )
+        loop = _Loop(recipe, out, device, reporter or Silent(), resume, test_images, world, workers, trust)
         return loop.run()
 
 
