@@ -79,9 +79,10 @@ def test_one_point_serves_all_where_it_costs_nothing() -> None:
 
 def test_what_adds_nothing_widens_nothing() -> None:
     """A large multiplier of a channel that is always 0, as of padding; a zero with a far point."""
-    r = _requant(_constants([5, 30000, 0], [16, 2, 16]), _constants([1, 0, 0], [16, 16, 16]))
+    r = _requant(_constants([5, 30000, 0], [16, 16, 2]), _constants([1, 0, 0], [16, 2, 16]))
     scale = scaling(r, (_bound(255, 0, 255),), "op")
-    assert scale.bits == 15  # half a code of the second channel: 2^13
+    assert scale.fraction.tolist() == [0, 14, 14]
+    assert scale.bits == 15  # half a code of the others: 2^13, where 30000 * 2^14 has 29 bits
     assert [s.tolist() for s in scale.shifts] == [[0], [0]]
 
 

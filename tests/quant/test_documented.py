@@ -50,13 +50,20 @@ def test_mse_weights_search_eighths_of_octaves_down_to_a_sixteenth(bits: int) ->
     assert MseWeight(2).clip(far).item() == 2.0**-4
 
 
-def test_mse_ranges_of_activations_search_32nds_of_octaves() -> None:
-    sample = Sample(signed=False)
-    sample.add(torch.full((5000,), 0.3).index_fill(0, torch.tensor([0]), 1.0))
-    found = Ranges(method="mse").bound(sample, 1, 1)
-    grid = [2.0 ** (-i / 32) for i in range(257)]
-    sizes = sample.sizes().double().numpy()
-    assert found == grid[int(np.argmin([_error(sizes, c, 1) for c in grid]))]
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_mse_ranges_of_activations_search_32nds_of_octaves(bits: int) -> None:
+    hi, places = (1 << bits) - 1, []
+    for seed in range(6):
+        sample = Sample(signed=False)
+        sample.add(torch.from_numpy(np.random.default_rng(seed).laplace(size=300)))
+        sizes = sample.sizes().double().numpy()
+        grid = [float(sizes.max()) * 2.0 ** (-i / 32) for i in range(257)]
+        places.append(int(np.argmin([_error(sizes, c, hi) for c in grid])))
+        assert Ranges(method="mse").bound(sample, bits, hi) == grid[places[-1]]
+    assert any(i % 2 for i in places)  # no coarser grid has them
+    far = Sample(signed=False)
+    far.add(torch.full((3 << 16,), 2.0**-8.5).index_fill(0, torch.tensor([0]), 1.0))
+    assert Ranges(method="mse").bound(far, 1, 1) == 2.0**-8  # the end of the grid
 
 
 @pytest.mark.parametrize("method", [UniformWeight, PercentileWeight, MseWeight])
