@@ -140,3 +140,17 @@ def test_evaluate_as_simulate(own: Path, tmp_path: Path, hwq: Hwq) -> None:
     plain = hwq("evaluate", own)
     assert f"{100 * right / len(split):.2f}% of {len(split)}" in plain.out
     assert hwq("evaluate", own, "--fixed", "16,8").code != 0
+
+
+def test_a_network_trained_for_its_constants(trained: Path, tmp_path: Path, hwq: Hwq) -> None:
+    """Its answers are compared as it was trained, with floor: by half up they would be another network's."""
+    out = tmp_path / "floor"
+    formats = ("--fixed", "16,auto", "--round", "trn")
+    assert hwq("train", "--finetune", trained, *formats, "--epochs", 0, "--out", out).code == 0
+    done = hwq("evaluate", out, "--integer", *formats, "--json", tmp_path / "e.json")
+    assert done.code == 0, done.err
+    found = json.loads((tmp_path / "e.json").read_text())
+    assert (found["trained_network"], found["warnings"]) == ("fixed-point trained", [])
+    assert found["answers"]["agreement"] >= 99
+    # floor changes half of the codes that are not clamped
+    assert 0.1 < found["codes"]["share"] < 0.6
