@@ -14,24 +14,28 @@ from tests.graphs import SeededSource
 
 
 class ConvUnit(nn.Module):
-    """conv, or depthwise, with or without bias, BN, activation."""
+    """conv, or depthwise, with or without bias, BN, activation; even kernels pad one side more."""
 
     def __init__(self, source: SeededSource, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__()
-        kernel = source.choice([1, 3, 3])
-        dilation = source.choice([1, 1, 2]) if kernel == 3 else 1
+        kernel = source.choice([1, 2, 3, 3, 3, 4])
+        dilation = source.choice([1, 1, 2]) if kernel > 1 else 1
         groups = inputs if inputs == outputs and source.integer(0, 3) == 0 else 1
         if groups == 1 and inputs % 2 == 0 and outputs % 2 == 0 and source.integer(0, 3) == 0:
             groups = 2
-        pad = dilation * (kernel // 2)
+        reach = dilation * (kernel - 1)
+        padding: str | int = "same" if stride == 1 and source.integer(0, 1) else reach // 2
+        self.zeros: nn.Module = nn.Identity()
+        if reach % 2 and padding != "same":
+            self.zeros = nn.ZeroPad2d(source.choice([(0, 1, 0, 1), (1, 0, 1, 0), (0, 1, 1, 0)]))
         bias = source.integer(0, 1) == 1
-        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, pad, dilation, groups, bias)
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, groups, bias)
         self.bn = nn.BatchNorm2d(outputs) if source.integer(0, 3) else nn.Identity()
         acts: list[nn.Module] = [nn.ReLU(), nn.ReLU(inplace=True), nn.ReLU6(), nn.Identity()]
         self.act = source.choice(acts)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.act(self.bn(self.conv(x)))
+        y: Tensor = self.act(self.bn(self.conv(self.zeros(x))))
         return y
 
 
@@ -94,6 +98,20 @@ class NormFirst(nn.Module):
         return y
 
 
+class PaddedPool(nn.Module):
+    """Zeros around a map, and in channels; then a pool of stride 1 or 2 of the same size, rounded up."""
+
+    def __init__(self, source: SeededSource, stride: int, extra: int) -> None:
+        super().__init__()
+        self.sides = source.choice([(0, 2), (1, 1), (2, 0)]) + source.choice([(0, 2), (1, 1), (2, 0)])
+        self.extra = (extra // 2, extra - extra // 2)
+        self.pool: nn.Module = source.choice([nn.MaxPool2d(3, stride), nn.AvgPool2d(3, stride)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.pool(functional.pad(x, (*self.sides, *self.extra)))
+        return y
+
+
 class RandomNet(nn.Module):
     """A stem, one to three random blocks, pools between them, a head."""
 
@@ -106,7 +124,7 @@ class RandomNet(nn.Module):
         sizes = list(self.shape[:2])
         for _ in range(source.integer(1, 3)):
             outputs = source.choice([width, width, 2 * width, 6])
-            match source.integer(0, 5):
+            match source.integer(0, 6):
                 case 0 | 1 | 2:
                     stride = source.choice([1, 1, 2])
                     blocks.append(Residual(source, width, outputs, stride))
@@ -117,6 +135,11 @@ class RandomNet(nn.Module):
                     blocks.append(block)
                 case 4:
                     blocks.append(NormFirst(width, outputs))
+                case 5:
+                    stride, extra = source.choice([1, 2]), max(0, outputs - width)
+                    blocks.append(PaddedPool(source, stride, extra))
+                    outputs = width + extra
+                    sizes = [-(-n // stride) for n in sizes]
                 case _:
                     outputs = width
                     if min(sizes) >= 4:

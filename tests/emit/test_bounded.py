@@ -12,7 +12,7 @@ import pytest
 from hwq.emit import Folding, emit, parse_fold
 from hwq.emit.fifo import SMALLEST
 from hwq.fixed import IntType
-from hwq.ir import Concat, Flatten, Graph, MaxPool, Op, Pad, TensorSpec
+from hwq.ir import Concat, Flatten, Graph, MaxPool, Op, Pad, Padding, SumPool, TensorSpec
 from hwq.simulate.oracle import run_oracle
 from tests.emit.bounded import Bounded
 from tests.emit.conftest import Maker, assert_equal, every_op, residual
@@ -91,7 +91,30 @@ def _vectors() -> Graph:
     return m.finish()
 
 
+def _pad(m: Maker, name: str, x: Op, padding: Padding, before: int = 0, after: int = 0) -> Op:
+    h, w, c = x.out.shape
+    shape = (*padding.padded((h, w)), before + c + after)
+    spec = TensorSpec(shape=shape, type=x.out.type, scale=x.out.scale)
+    made = Pad(name=name, inputs=(x.name,), out=spec, padding=padding, before=before, after=after)
+    return m.add(made)
+
+
+def _zeros() -> Graph:
+    """Zeros below on the way to a convolution, above beside it, in front of a pool, and last."""
+    m = Maker((5, 9, 4))
+    trunk = m.requant("norm", m.input)
+    ahead = _pad(m, "ahead", trunk, Padding(bottom=2, right=3))
+    left = m.requant("left", m.conv("conv", ahead, 8, 3))
+    right = _pad(m, "behind", trunk, Padding(top=2, left=1, right=2), 1, 3)
+    x = m.requant("sum", left, right)
+    x = _pad(m, "before", x, Padding(left=5))
+    x = m.requant("pooled", m.pool(SumPool, "pool", x, 3, 2))
+    _pad(m, "last", x, Padding(top=1), 0, 2)
+    return m.finish()
+
+
 STRUCTURES = {
+    "zeros": _zeros,
     "identity": _identity,
     "residual 1": lambda: residual(1),
     "residual 3": lambda: residual(3),
@@ -158,7 +181,7 @@ def _least(bounded: Bounded, name: str) -> int:
     return low
 
 
-@pytest.mark.parametrize("name", ["identity", "option A", "projection", "branches"])
+@pytest.mark.parametrize("name", ["identity", "option A", "projection", "branches", "zeros"])
 def test_too_small_a_fifo_deadlocks(structures: Callable[[str], Bounded], name: str) -> None:
     bounded = structures(name)
     deep = max(bounded.depths, key=bounded.depths.__getitem__)
