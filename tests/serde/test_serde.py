@@ -19,6 +19,7 @@ from hwq.fixed import Constants
 from hwq.ir import Graph
 from hwq.ir.requant import Requant
 from hwq.serde import GRAPH_JSON, GRAPH_TENSORS, dump, load, loads, save
+from hwq.serde.older import of_version_1
 from tests.emit.conftest import every_op
 from tests.graphs import graphs, seeded_graph
 
@@ -166,6 +167,10 @@ def test_version_1_is_read() -> None:
         kinds.add(op["kind"])
     assert {"ChannelPad", "Conv2d", "MaxPool", "SumPool"} <= kinds
     assert dump(loads({**files, GRAPH_JSON: json.dumps(document).encode()})) == files
+    assert of_version_1({"kind": "MaxPool", "padding": [1, 2]}) == {
+        "kind": "MaxPool",
+        "padding": [1, 1, 2, 2],
+    }
     document["version"] = 2
     with pytest.raises(InputError, match="padding must be 4 integers; export again"):
         loads({**files, GRAPH_JSON: json.dumps(document).encode()})
