@@ -58,6 +58,7 @@ def test_nothing_differs_and_a_fault_stays_in_its_layer(seed: int) -> None:
 
     # one code more than is right, in one requantisation of those that stand in the graph by themselves
     names = [layer.op for layer in found if layer.op in {op.name for op in body}]
+    moved = 0
     for name in (names[0], names[len(names) // 2], names[-1]):
         op = lowered.graph[name]
         assert isinstance(op, Requantize)
@@ -69,7 +70,10 @@ def test_nothing_differs_and_a_fault_stays_in_its_layer(seed: int) -> None:
         seen = code_agreement(model, planted, Simulator(graph, 1), pixels, normalise)
         right, got = (Simulator(g, 1).run(pixels, keep=[name]).outputs[name] for g in (lowered.graph, graph))
         differing = {layer.op: layer.differing for layer in seen if layer.differing}
-        assert differing == {name: int(np.count_nonzero(right != got))}
+        count = int(np.count_nonzero(right != got))
+        assert differing == ({name: count} if count else {})
+        moved += count
+    assert moved, "codes that saturate may hide one fault, not all three"
 
 
 def test_float32_is_counted_as_it_rounds() -> None:
