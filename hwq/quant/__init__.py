@@ -14,6 +14,7 @@ from hwq.quant.placing.placer import INPUT_QUANT
 from hwq.quant.placing.policy import LayerRule, Policy
 from hwq.quant.placing.prepare import prepare
 from hwq.quant.tracing.kinds import Kind, kind_of
+from hwq.quant.tracing.logits import logits_network
 from hwq.quant.tracing.places import where
 from hwq.quant.tracing.shapes import output_shape
 from hwq.quant.tracing.spelling.bake import bake
@@ -42,6 +43,7 @@ __all__ = [
     "describe",
     "estimate_norms",
     "kind_of",
+    "logits_network",
     "notes",
     "off_tensors",
     "output_shape",

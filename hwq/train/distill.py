@@ -10,6 +10,7 @@ from torch import nn
 
 from hwq.errors import InputError
 from hwq.models import build
+from hwq.quant import logits_network
 from hwq.train.checkpoint import Meta, fill, find, load, load_weights, read_meta
 from hwq.train.recipe import Recipe
 from hwq.train.restore import rebuild
@@ -44,7 +45,7 @@ def load_teacher(recipe: Recipe, meta: Meta, trust: Trust | None = None) -> nn.M
                 f"{source}: was trained quantised, and its float network teaches nothing; set teacher"
             )
         fill(network, weights, source, name)
-    return network.eval().requires_grad_(False)
+    return logits_network(network, meta.image_shape).eval().requires_grad_(False)
 
 
 def _check(path: Path, meta: Meta, theirs: Meta) -> None:

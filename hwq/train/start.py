@@ -17,6 +17,7 @@ from hwq.quant import (
     Policy,
     calibrate,
     estimate_norms,
+    logits_network,
     notes,
     output_shape,
     prepare,
@@ -84,7 +85,9 @@ def start(
         measured = replaced is None
         if not recipe.floating and theirs is None and measured:
             place(network, device)
-            meta.accuracy["float"] = _measure("float", network, test, meta, world, reporter)
+            meta.accuracy["float"] = _measure(
+                "float", logits_network(network, meta.image_shape), test, meta, world, reporter
+            )
         same = theirs == recipe.policy and _same_pixels(Path(began), meta)
         kept = began if measured and same else None
     model = prepared(network, recipe, meta, policy)

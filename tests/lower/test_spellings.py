@@ -20,7 +20,7 @@ from hwq.fixed import Rounding, parse_edge, parse_format
 from hwq.ir import Graph
 from hwq.lower import Formats, lower
 from hwq.quant import ActQuantizer, Policy, calibrate, notes, prepare, trace
-from hwq.quant.tracing.spelling import spatial
+from hwq.quant.tracing.spelling import forms
 from hwq.quant.tracing.spelling.respell import BOUND, spellings
 from hwq.simulate import Simulator
 from hwq.train.checkpoint import fill
@@ -272,7 +272,7 @@ def test_other_parametrized_layers_are_refused() -> None:
 
 def test_a_wrong_rewriting_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The comparison after respelling, on a rewriting that takes one mean for another."""
-    monkeypatch.setattr(spatial, "_REDUCTIONS", {**spatial._REDUCTIONS, "amax": spatial.MEAN})
+    monkeypatch.setattr(forms, "_REDUCTIONS", {**forms._REDUCTIONS, "amax": forms.MEAN})
     with pytest.raises(UnsupportedError, match="compute something else than the network"):
         trace(network("amax, one by one"), SHAPE)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 
 
 class Tiny(nn.Module):
@@ -52,3 +53,20 @@ class NamedLikeQuantisers(nn.Module):
 
 def named_like_quantisers(classes: int = 10) -> nn.Module:
     return NamedLikeQuantisers(classes)
+
+
+class Softened(nn.Module):
+    """A weight that is computed, a softmax after the logits, a dict around it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = parametrizations.weight_norm(nn.Conv2d(1, 4, 3))
+        self.fc = nn.Linear(4, 10)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        y: Tensor = self.conv(x).relu().mean(-1).mean(-1)
+        return {"p": self.fc(y).softmax(1)}
+
+
+def softened() -> nn.Module:
+    return Softened()

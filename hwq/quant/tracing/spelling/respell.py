@@ -15,7 +15,7 @@ from hwq.quant.tracing.compare import difference, random_images
 from hwq.quant.tracing.dropouts import DROPOUTS
 from hwq.quant.tracing.kinds import FUNCTIONS, METHODS, MODULES, own_forward, refuse_attention
 from hwq.quant.tracing.places import where
-from hwq.quant.tracing.spelling import bake, clamps, endings, spatial
+from hwq.quant.tracing.spelling import bake, clamps, endings, forms, spatial
 from hwq.quant.tracing.spelling.rows import Spelling, arguments
 
 BOUND = 1e-12
@@ -29,7 +29,7 @@ _CONCATS: tuple[Any, ...] = (torch.cat, torch.concat, torch.concatenate, torch.h
 
 def spellings() -> list[Spelling]:
     """Everything that respelling takes, for the documentation."""
-    found = clamps.spellings() + spatial.spellings()
+    found = clamps.spellings() + forms.spellings()
     found += [
         Spelling(what="addition", target=t, when="for two tensors, or one and 0 as in sum([a, b])")
         for t in _SUMS
