@@ -8,7 +8,7 @@ import torch
 from click.testing import CliRunner
 from torch import nn
 
-from hwq.cli.inspect import command
+from hwq.cli import group
 from hwq.models import build
 from hwq.quant import logits_network
 from hwq.train import load, train
@@ -32,7 +32,7 @@ def test_training_calibration_and_inspection_say_so(tmp_path: Path) -> None:
     options = Calibration(images=64, test_images=50)
     done = calibrate_run(recipe(model=SOFTENED, policy=W4), tmp_path / "float", tmp_path / "w4", options)
     assert "the last x.softmax is left out" in "\n".join(done.notes)
-    shown = CliRunner().invoke(command, [str(tmp_path / "w4")])
+    shown = CliRunner().invoke(group, ["inspect", str(tmp_path / "w4")])
     assert shown.exit_code == 0, shown.output
     assert all(note in shown.output.splitlines() for note in NOTES)
     again = recipe(model=SOFTENED, policy=W4, start=tmp_path / "w4", epochs=1)
