@@ -7,6 +7,7 @@ the stream's encoding lacks as `\\xe9`.
 from __future__ import annotations
 
 import io
+import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -30,6 +31,12 @@ _SHOWN = {
 def printable(text: str) -> str:
     """The text with every control character written out, but line ends and tabs."""
     return text.translate(_SHOWN)
+
+
+def argument(path: object) -> str:
+    """A path as a shell's command line takes it: quoted, and never an option."""
+    text = str(path)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
 @cache

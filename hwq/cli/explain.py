@@ -14,7 +14,7 @@ import click
 from hwq.cli.export import ExportOptions
 from hwq.cli.options import NewFile, code_options, format_options
 from hwq.errors import InputError
-from hwq.terminal import console
+from hwq.terminal import argument, console
 
 if TYPE_CHECKING:
     from hwq.data import Split
@@ -140,7 +140,7 @@ def _commands(run: Path, options: ExportOptions, found: Explanation) -> dict[str
         layers = [f"{pattern}={form}" for pattern, form in found.mixed.layers]
         words = [word for layer in layers for word in ("--layer", layer)]
         lines["mixed"] = ["--fixed", found.mixed.body, *given, *words]
-    return {name: shlex.join(["hwq", "export", str(run), *words]) for name, words in lines.items()}
+    return {name: f"hwq export {argument(run)} {shlex.join(words)}" for name, words in lines.items()}
 
 
 def _write(path: Path, options: ExportOptions, found: Explanation, commands: dict[str, str]) -> None:

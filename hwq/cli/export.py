@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ import click
 from hwq.cli.issues import ISSUES, encode
 from hwq.cli.options import code_options, format_options, trusted
 from hwq.errors import InputError
+from hwq.terminal import argument
 
 if TYPE_CHECKING:
     import numpy as np
@@ -113,7 +113,7 @@ def command(run: Path, **options: Any) -> int:
     if done.edge is not None:
         (warn if done.edge.logits.clipped else click.echo)(str(done.edge))
     click.echo(f"{done.folder}: {done.ops} ops, {done.macs:,} multiply-accumulates an image")
-    click.echo(f"next: hwq simulate {shlex.quote(str(done.folder))}")
+    click.echo(f"next: hwq simulate {argument(done.folder)}")
     return 0
 
 

@@ -43,6 +43,7 @@ from hwq.quant import Policy
 from hwq.report import Report, Stage, write_report
 from hwq.serde import load
 from hwq.simulate import Simulator
+from hwq.terminal import argument
 from hwq.train import Interrupted, default_recipe, restore, train
 
 FIXED, EDGE = "32,10", "32,16"
@@ -192,8 +193,8 @@ def _page(out: Path, bits: int, trained: Trained, comparisons: list[Comparison])
             f"W{bits}A{bits}": read_metrics(trained.run / "metrics.jsonl"),
         },
         commands=(
-            f"hwq demo --bits {bits} --out {out}",
-            *(f"hwq simulate {out} --build {c.build} --images {images}" for c in comparisons),
+            f"hwq demo --bits {bits} --out {argument(out)}",
+            *(f"hwq simulate {argument(out)} --build {c.build} --images {images}" for c in comparisons),
         ),
         facts=[
             ("project.json, sha256", digest(trained.run / "hls" / "project.json")),

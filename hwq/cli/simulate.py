@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ import click
 
 from hwq.cli.options import NewFile
 from hwq.errors import InputError
-from hwq.terminal import console
+from hwq.terminal import argument, console
 
 if TYPE_CHECKING:
     from hwq.agreement import Agreement
@@ -251,7 +250,7 @@ def _write_page(folder: Path, graph: Graph, batch: Batch, report: Report, manife
             codes=Simulator(graph).run(batch.pixels[:_PAGE_IMAGES], keep="all").outputs,
             issues=read_issues(folder) or (),
             phases={},
-            commands=(f"hwq simulate {shlex.quote(str(folder))} --build {report.build} --images {images}",),
+            commands=(f"hwq simulate {argument(folder)} --build {report.build} --images {images}",),
             facts=[
                 *(("layer with other constants", layer) for layer in layers),
                 *(("files changed since export", str(edit)) for edit in report.edits),

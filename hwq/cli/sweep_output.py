@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hwq.cli.console import output, warn
-from hwq.terminal import console
+from hwq.terminal import argument, console
 
 if TYPE_CHECKING:
     from hwq.cli.networks import Networks
@@ -143,7 +143,7 @@ def print_mixed(found: Mapping[Point, Row | None], loss: float, networks: Networ
 
 def export_line(row: Row, run: Path, data: str | None) -> str:
     """The `hwq export` that makes this row's project."""
-    words = ["hwq", "export", str(run), "--fixed", row["format"]]
+    words = ["--fixed", row["format"]]
     for text in row["assigned"]:
         words += ["--layer", text]
     if row["round"] != "rnd":
@@ -156,4 +156,4 @@ def export_line(row: Row, run: Path, data: str | None) -> str:
         words += ["--data", data]
     if row["harmful"]:
         words.append("--allow-lossy")
-    return shlex.join(words)
+    return f"hwq export {argument(run)} {shlex.join(words)}"

@@ -23,6 +23,7 @@ from hwq.errors import InputError
 from hwq.files import write_atomically
 from hwq.quant import estimate_norms
 from hwq.quant.fixedpoint.folded import FoldedNetwork
+from hwq.terminal import argument
 from hwq.train.checkpoint import BEST, LAST, load
 from hwq.train.distill import fingerprint
 from hwq.train.distributed import World
@@ -342,7 +343,7 @@ class _Loop:
         command = "hwq" if self.world.alone else f"torchrun --nproc-per-node {size} -m hwq"
         raise Interrupted(
             f"interrupted in epoch {self.state.meta.epoch + 1} of {self.schedule.epochs}; go on with: "
-            f"{command} train --resume --out {self.out}"
+            f"{command} train --resume --out {argument(self.out)}"
         )
 
     def _diverged(self, value: float, images: Tensor) -> Diverged:

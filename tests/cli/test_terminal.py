@@ -14,7 +14,7 @@ import pytest
 from rich.table import Table
 from rich.text import Text
 
-from hwq.terminal import console, printable, shown_safely
+from hwq.terminal import argument, console, printable, shown_safely
 from tests.cli.conftest import Hwq
 
 ROOT = Path(__file__).parents[2]
@@ -91,6 +91,15 @@ def test_an_error_shows_what_it_names(hwq: Hwq, tmp_path: Path) -> None:
     assert done.code == 2
     assert r"\x9b2J" in done.err  # of \x1b[31m nothing is left where click sees no terminal
     assert "\x1b" not in done.err
+
+
+def test_a_path_in_a_command_line_is_no_option() -> None:
+    assert [argument(Path(p)) for p in ("runs/a", "-dash", "a b", "-a b")] == [
+        "runs/a",
+        "./-dash",
+        "'a b'",
+        "'./-a b'",
+    ]
 
 
 def test_every_console_is_made_in_one_place() -> None:
