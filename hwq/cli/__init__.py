@@ -101,6 +101,8 @@ def _ended_by_signals() -> Iterator[None]:
 def main() -> None:
     """Run the command line; every expected failure is one line and a non-zero exit code."""
     warnings.filterwarnings("once", category=HwqNote)
+    # torch, about its own speed
+    warnings.filterwarnings("ignore", message="Using padding='same' with even kernel lengths")
     warnings.showwarning = _show
     with shown_safely():
         _main()
