@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from hwq.cosim.build import Build
+from hwq.ir import Conv2d, MaxPool, Pad, SumPool
 from tests.fuzz.check import case_graph, check_graph
 
-GRAPHS = (3, 11, 12, 13)
-NETS = (0, 2)
+GRAPHS = (3, 8, 23, 40)
+NETS = (2, 6)
 """Few, as each is compiled twice; `make fuzz` has the breadth, `make test-slow` its first cases."""
 
 
@@ -33,8 +34,11 @@ def test_random_torch_network(case: int, tmp_path: Path) -> None:
 def test_every_op_class_is_covered() -> None:
     from hwq.ir.verify import RULES
 
-    seen = {type(op) for case in GRAPHS for op in case_graph(case, "graph")}
-    assert seen == set(RULES)
+    ops = [op for case in GRAPHS for op in case_graph(case, "graph")]
+    assert {type(op) for op in ops} == set(RULES)
+    windows = [op for op in ops if isinstance(op, Conv2d | MaxPool | SumPool)]
+    assert {type(op) for op in windows if not op.padding.is_even} == {Conv2d, MaxPool, SumPool}
+    assert any(isinstance(op, Pad) and op.padding for op in ops)
 
 
 def test_a_wrong_kernel_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
