@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from hwq.data import DataSpec
 from hwq.errors import InputError
+from hwq.files import parse_toml
 from hwq.models import located
 from hwq.quant import OFF, LayerRule, Policy
 from hwq.quant.placing.choices import IMAGE
@@ -96,8 +96,8 @@ def _with_keys(recipe: Recipe, texts: Sequence[str]) -> Recipe:
         if not (equals and dot and key and isinstance(table, dict)):
             raise InputError(f"--set takes SECTION.KEY=VALUE, as in train.weight_decay=1e-4, not '{text}'")
         try:
-            (read,) = tomllib.loads(f"value = {value}").values()
-        except ValueError:
+            (read,) = parse_toml(f"value = {value}", where="--set").values()
+        except (InputError, ValueError):  # ValueError: more than one line
             read = value.strip()
         table[key] = read
     return recipe_from_dict(top, None, "--set")

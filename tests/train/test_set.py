@@ -77,6 +77,7 @@ def test_paths_count_from_the_working_directory(path: str, monkeypatch: pytest.M
         ("train.epochs=2\ntrain.lr=1", "epochs must be int"),
         ("quant.weight_bits=17", r"1\.\.16"),
         ("quant.layers=3", "'layers' must be a table"),
+        ("train.lr=" + "[" * 5000, "lr must be float"),
     ],
 )
 def test_refused(path: str, text: str, says: str) -> None:
