@@ -23,6 +23,7 @@ from hwq.train import Normalise as Normalisation
 from hwq.train import restore
 from hwq.train.checkpoint import LAST, Meta
 from hwq.train.fixedpoint import FixedPoint, folded
+from hwq.train.trust import Trust
 
 IMAGES = 250
 """Images for the answers, where nobody says otherwise."""
@@ -97,17 +98,18 @@ def of_project(
     labels: npt.NDArray[np.int64] | None,
     *,
     images: int = IMAGES,
+    trust: Trust | None = None,
 ) -> Agreement | str:
     """Of an exported project, on `images` of those run; or why not, in words.
 
     project: RUN/hls, whose graph is `graph`, beside a checkpoint that lowers to that very graph. make: an
-    engine.
+    engine. trust: of the model file that the checkpoint names.
     """
     checkpoint = project.resolve().parent / LAST
     if not checkpoint.is_file():
         return f"{UNKNOWN}: no {LAST} in {project.parent}, and a project has integers only"
     try:
-        model, meta = restore(checkpoint)
+        model, meta = restore(checkpoint, trust)
         lowered = lower(model, meta)
     except HwqError as error:
         return f"{UNKNOWN}: {error}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hwq.cli.options import NewFile
+from hwq.cli.options import NewFile, code_options, trusted
 from hwq.errors import InputError
 from hwq.terminal import argument, console
 
@@ -41,6 +41,8 @@ class SimulateOptions:
     accept: bool = False
     engine: Preference = "torch"
     agreement: int = 250
+    model: str | None = None
+    trust: bool = False
 
 
 @click.command
@@ -82,6 +84,7 @@ class SimulateOptions:
     is_flag=True,
     help="Run a project that was changed since export; the changes are listed.",
 )
+@code_options
 @click.option("--json", "json_path", type=NewFile(), help="Copy of the verdict.")
 def command(
     run: Path,
@@ -94,6 +97,8 @@ def command(
     engine: Preference,
     agreement: int,
     accept_edits: bool,
+    model: str | None,
+    trust: bool,
     json_path: Path | None,
 ) -> int:
     """Compile RUN's C++ and compare every op's output with the Python simulator, bit for bit.
@@ -114,6 +119,8 @@ def command(
         accept=accept_edits,
         engine=engine,
         agreement=agreement,
+        model=model,
+        trust=trust,
     )
     report = simulate_project(find_project(run), options, json_path)
     print_report(report)
@@ -214,6 +221,7 @@ def _agreement(
         report.predictions,
         batch.labels,
         images=options.agreement,
+        trust=trusted(options.model, options.trust),
     )
 
 

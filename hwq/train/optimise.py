@@ -38,6 +38,15 @@ def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate * group["relative"]
 
 
+_ADAM = ("step", "exp_avg", "exp_avg_sq")
+_KEPT: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
+    torch.optim.SGD: ("momentum_buffer",),
+    torch.optim.Adam: _ADAM,
+    torch.optim.AdamW: _ADAM,
+}
+"""What each keeps of a parameter that it has updated."""
+
+
 def optimiser_state(optimiser: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
     """Every tensor the optimiser keeps, as '<parameter name>.<its key>': momenta, counts of steps."""
     return {
@@ -49,13 +58,20 @@ def optimiser_state(optimiser: torch.optim.Optimizer, model: nn.Module) -> dict[
 
 
 def fill_optimiser(optimiser: torch.optim.Optimizer, model: nn.Module, stored: dict[str, Tensor]) -> None:
-    """The inverse of `optimiser_state`. Raises InputError for a tensor that belongs to no parameter."""
+    """The inverse of `optimiser_state`. Raises InputError for a tensor that is none of this optimiser's."""
     named = dict(model.named_parameters())
+    kept = _KEPT[type(optimiser)]
     for full, tensor in stored.items():
         name, _, key = full.rpartition(".")
         if name not in named:
             raise InputError(f"its optimiser state '{full}' belongs to no parameter of the network")
         parameter = named[name]
+        shape = parameter.shape if key != "step" else torch.Size()
+        if key not in kept or tensor.shape != shape or not tensor.is_floating_point():
+            raise InputError(f"its optimiser state '{full}' is none of {type(optimiser).__name__}'s")
+        lacking = [other for other in kept if f"{name}.{other}" not in stored]
+        if lacking:
+            raise InputError(f"its optimiser state lacks '{name}.{lacking[0]}'")
         if tensor.shape == parameter.shape and tensor.is_floating_point() and key != "step":
             # in the parameter's memory layout, for which the update is fast
             tensor = torch.empty_like(parameter).copy_(tensor).detach()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -52,9 +53,13 @@ class Precision:
         return self.scaler.state_dict()
 
     def fill(self, state: dict[str, Any]) -> None:
-        """The inverse of `state`."""
-        if self.scaler.is_enabled():
-            self.scaler.load_state_dict(state)
+        """The inverse of `state`. Raises KeyError for a state of another kind."""
+        if not self.scaler.is_enabled():
+            return
+        for key, value in self.scaler.state_dict().items():
+            if type(state[key]) is not type(value) or not 0 <= state[key] < math.inf:
+                raise KeyError(key)
+        self.scaler.load_state_dict(state)
 
 
 def _in_float32(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

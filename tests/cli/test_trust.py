@@ -110,6 +110,21 @@ def refused(done: Done, *says: object) -> None:
         assert str(words) in line
 
 
+def test_simulate_compares_with_no_network_whose_file_is_another(runs: Path, place: Path, hwq: Hwq) -> None:
+    """But it simulates the project, which is whole without the network."""
+    assert hwq("export", place / "run").code == 0
+    (runs / "net.py").write_text(NET + "\n# edited\n")
+    (runs / "ran").unlink()
+    arguments = ["simulate", place / "run", "--build", "native", "--images", 4]
+    done = hwq(*arguments)
+    assert done.code == 0, done.err
+    assert "is not the file that trained it" in " ".join((done.out + done.err).split())
+    assert not (runs / "ran").exists()
+    done = hwq(*arguments, "--trust")
+    assert done.code == 0, done.err
+    assert (runs / "ran").exists()
+
+
 def test_a_moved_file_is_named(runs: Path, place: Path, hwq: Hwq) -> None:
     (runs / "net.py").rename(place / "net.py")
     refused(hwq("evaluate", place / "run"), runs / "net.py", "no such file is there", "--model FILE.py:make")

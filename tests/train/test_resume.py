@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import traceback
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from hwq.quant import Policy
 from hwq.train import LAST, Interrupted, load, restore, resume_recipe, train
 from hwq.train.checkpoint import format as file_format
 from hwq.train.state import difference
+from tests.checkpoints import rewrite
 from tests.train.runs import DROPPING, FLOAT, STEPS, TINY, assert_same, metrics, recipe, run
 
 ROOT = Path(__file__).parents[2]
@@ -77,6 +81,8 @@ def _killed(out: Path, save: int, moment: str) -> int:
         torch.set_num_threads(1)  # threads of the parent's are not here
         try:
             _train_until_killed(out, save, moment)
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(1)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -231,3 +237,35 @@ def test_a_reader_sees_one_file(halted: Path, tmp_path: Path, monkeypatch: pytes
     found = load(path)
     assert found.meta == wanted.meta
     assert all(torch.equal(v, wanted.model[k]) for k, v in found.model.items())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda name, held: held.update({name: held[name].flatten()[:3].clone()}), "is none of SGD's"),
+        (lambda name, held: held.update({name: held[name].to(torch.int32)}), "is none of SGD's"),
+        (lambda name, held: held.update({f"{name}.more": held.pop(name)}), "belongs to no parameter"),
+        (
+            lambda name, held: held.update({name.replace("momentum_buffer", "x"): held.pop(name)}),
+            "none of SGD",
+        ),
+    ],
+)
+def test_an_optimiser_state_of_another_kind(
+    change: Callable[[str, dict[str, torch.Tensor]], object], message: str, halted: Path, tmp_path: Path
+) -> None:
+    """In a checkpoint whose digests are right."""
+    out = tmp_path / "run"
+    shutil.copytree(halted, out)
+    name = "state.optimiser.conv.weight.momentum_buffer"
+    rewrite(out / LAST, tensors=lambda held: change(name, held))
+    with pytest.raises(InputError, match=message):
+        run(resume_recipe(out), out, resume=True)
+
+
+def test_an_optimiser_state_with_a_part_gone(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        run(recipe(optimiser="adam"), tmp_path, at=3)
+    rewrite(tmp_path / LAST, tensors=lambda held: held.pop("state.optimiser.conv.weight.exp_avg_sq"))
+    with pytest.raises(InputError, match=r"lacks 'conv.weight.exp_avg_sq'"):
+        run(resume_recipe(tmp_path), tmp_path, resume=True)

@@ -14,7 +14,7 @@ from safetensors import torch as safetensors
 from torch import Tensor, nn
 
 from hwq.errors import InputError, note
-from hwq.files import write_atomically
+from hwq.files import open_regular, parse_json, write_atomically
 from hwq.train.checkpoint.digests import changed, digests, text_digest
 from hwq.train.checkpoint.kinds import TAKES, Kind, kind_of
 from hwq.train.checkpoint.meta import Meta, decode, encode
@@ -82,8 +82,9 @@ def find(path: Path) -> Path:
             other = "a TensorFlow SavedModel; " + TAKES if (path / "saved_model.pb").is_file() else ""
             raise InputError(f"{path}: {other or f'no {LAST} in this folder; is it a run of `hwq train`?'}")
         return inner
-    if not path.is_file():
+    if not path.exists():
         raise InputError(f"{path}: no such file or folder")
+    open_regular(path).close()
     return path
 
 
@@ -105,7 +106,7 @@ def read_safetensors(path: Path) -> Stored:
     """Header and tensors of a safetensors file of anybody. Raises InputError."""
     try:
         # opened once: a training may replace it at any moment, and safetensors' reader of files opens twice
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             size = os.fstat(stream.fileno()).st_size
             if size > LARGEST:
                 raise InputError(f"{path}: holds {size:,} bytes, at most {LARGEST:,} are read")
@@ -134,8 +135,8 @@ def checkpoint_of(path: Path, stored: Stored) -> Checkpoint:
 def _checked(path: Path, stored: Stored) -> Meta:
     """The description, once it and all tensors are found to be as they were written."""
     raw = _description(path, stored.metadata)
-    version, given = raw.pop("format"), raw.pop(_TENSORS, None)
-    if version == 1:
+    given = raw.pop(_TENSORS, None)
+    if not _SEALED.fullmatch(stored.metadata[_KEY]):
         note(f"{path}: of an earlier version of hwq, without digests: damage to its numbers cannot be seen")
     else:
         fault = "no digests" if not isinstance(given, dict) else changed(stored.tensors, given)
@@ -156,10 +157,10 @@ def _description(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
             "train again"
         )
     try:
-        raw: dict[str, Any] = json.loads(text)
-        version = raw["format"]
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise InputError(f"{path}: its description is damaged ({error!r})") from error
+        raw: dict[str, Any] = parse_json(text, dict, where="its description")
+    except InputError as error:
+        raise InputError(f"{path}: is damaged: {error}") from None
+    version = raw.pop("format", None)
     if type(version) is not int or version != (FORMAT if sealed else 1):
         raise InputError(f"{path}: checkpoint format {version!r}, this hwq reads up to {FORMAT}")
     return raw

@@ -10,6 +10,7 @@ from enum import Enum
 from pathlib import Path
 
 from hwq.errors import InputError
+from hwq.files import open_regular
 
 TAKES = "hwq takes a run folder, its checkpoint, or a network's state_dict() by torch.save or as safetensors"
 _HEAD = 1024
@@ -97,7 +98,7 @@ _ARCHIVES = {
 
 def kind_of(path: Path) -> Kind:
     """How to read the weights in a file. Raises InputError for what holds none, and says what it is."""
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         head = stream.read(_HEAD)
     if head[8:9] == b"{":
         return Kind.SAFETENSORS

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from hwq.errors import InputError
+from hwq.files import open_regular
 from hwq.train.checkpoint.kinds import Kind
 
 _SAVE = "save model.state_dict() instead"
@@ -81,7 +82,7 @@ def read_torch(path: Path, kind: Kind) -> Any:
         _look_through(path, kind)
         with warnings.catch_warnings(), torch.serialization.safe_globals(list(_harmless())):
             warnings.simplefilter("ignore")  # about files that are refused below
-            with path.open("rb") as stream:  # of a path torch would believe the suffix
+            with open_regular(path) as stream:  # of a path torch would believe the suffix
                 return torch.load(stream, map_location="cpu", weights_only=True)
     except InputError:
         raise
@@ -119,7 +120,7 @@ def _more(path: Path, what: str) -> InputError:
 def _look_through(path: Path, kind: Kind) -> None:
     """Raise InputError, before anything is made of it, for a file that would take more than its size."""
     if kind is Kind.TORCH_OLD:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             for _ in range(_OLD_PARTS):
                 _check_globals(path, stream)
         return
