@@ -168,7 +168,7 @@ def _toml(content: bytes) -> object:
 @pytest.mark.parametrize(
     ("parse", "name", "content", "says"),
     [(_json, "x.json", *case) for case in NOT_JSON] + [(_toml, "x.toml", *case) for case in NOT_TOML],
-    ids=lambda value: repr(value)[:40],
+    ids=lambda value: getattr(value, "__name__", repr(value)[:40]),
 )
 def test_what_is_no_document_is_one_line(
     parse: Callable[[bytes], object], name: str, content: bytes, says: str
