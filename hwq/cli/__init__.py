@@ -15,6 +15,7 @@ from typing import TextIO
 import click
 
 from hwq import __version__
+from hwq.cli.options import HELP
 from hwq.errors import HwqError, HwqNote
 from hwq.terminal import shown_safely
 
@@ -42,14 +43,10 @@ class _LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = importlib.import_module(f"hwq.cli.{cmd_name}").command
-        # click keeps the first context's names of --help, and that may be another's than this group's
-        command.context_settings.setdefault("help_option_names", ["-h", "--help"])
         return command
 
 
-@click.group(
-    cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
-)
+@click.group(cls=_LazyGroup, context_settings={**HELP, "max_content_width": 100})
 @click.version_option(__version__, prog_name="hwq")
 def group() -> None:
     """Take a PyTorch network to bit-exact fixed-point HLS C++, and prove it.
@@ -114,9 +111,13 @@ def _main() -> None:
             code = group(standalone_mode=False)
     except HwqError as error:
         _fail(str(error), error.exit_code)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(error.exit_code)
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        told = f" ({context.command_path} --help tells more)" if context is not None else ""
+        _fail(f"{error.format_message().rstrip('.')}{told}", error.exit_code)
     except (click.Abort, KeyboardInterrupt) as stop:
         by = stop if isinstance(stop, Terminated) else stop.__cause__
         if isinstance(by, Terminated):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hwq.cli.options import data_options, quant_options, trust_option, trusted
+from hwq.cli.options import HELP, data_options, quant_options, trust_option, trusted
 from hwq.terminal import console
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from hwq.train.posttraining import Stage
 
 
-@click.command()
+@click.command(context_settings=HELP)
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Run folder to make.")
 @click.option("--recipe", type=click.Path(dir_okay=False), help="TOML file: network, data, [quant].")

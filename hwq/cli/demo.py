@@ -6,8 +6,10 @@ from pathlib import Path
 
 import click
 
+from hwq.cli.options import HELP
 
-@click.command
+
+@click.command(context_settings=HELP)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import click
 
+from hwq.cli.options import HELP
 
-@click.command
+
+@click.command(context_settings=HELP)
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
 def command(as_json: bool) -> int:
     """Tell what hwq needs on this machine, what is missing and how to get it.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from hwq.cli.options import NewFile, code_options, format_options, trusted
+from hwq.cli.options import HELP, NewFile, code_options, format_options, trusted
 
 if TYPE_CHECKING:
     from torch import fx
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hwq.train.checkpoint import Meta
 
 
-@click.command()
+@click.command(context_settings=HELP)
 @click.argument("run", type=click.Path())
 @click.option("--data", help="Other data than the run's own: digits, cifar10, folder:/path.")
 @click.option("--images", type=click.IntRange(min=1), help="A sample of this many test images.")

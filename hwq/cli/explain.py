@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hwq.cli.export import ExportOptions
-from hwq.cli.options import NewFile, code_options, format_options
+from hwq.cli.options import HELP, NewFile, code_options, format_options
 from hwq.errors import InputError
 from hwq.terminal import argument, console
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hwq.train.checkpoint import Meta
 
 
-@click.command
+@click.command(context_settings=HELP)
 @click.argument("run", type=click.Path(path_type=Path))
 @format_options
 @click.option(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hwq.cli.issues import ISSUES, encode
-from hwq.cli.options import code_options, format_options, trusted
+from hwq.cli.options import HELP, code_options, format_options, trusted
 from hwq.errors import InputError
 from hwq.terminal import argument
 
@@ -83,7 +83,7 @@ class Exported:
     edge: EdgeFacts | None = None
 
 
-@click.command
+@click.command(context_settings=HELP)
 @click.argument("run", type=click.Path(path_type=Path))
 @format_options
 @click.option("--fold", multiple=True, metavar="[OP=]PE,SIMD", help="Folding of a layer, or a limit for all.")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hwq.cli.issues import read_issues
-from hwq.cli.options import NewFile, code_options, format_options, trusted
+from hwq.cli.options import HELP, NewFile, code_options, format_options, trusted
 from hwq.errors import InputError
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class OpFacts:
     constants: tuple[ConstantFacts, ...] = ()
 
 
-@click.command
+@click.command(context_settings=HELP)
 @click.argument("target", type=click.Path(path_type=Path))
 @format_options
 @code_options

@@ -15,6 +15,9 @@ from hwq.files import check_file
 if TYPE_CHECKING:
     from hwq.train.trust import Trust
 
+HELP = {"help_option_names": ["-h", "--help"]}
+"""Of every command's context."""
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 

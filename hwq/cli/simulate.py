@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hwq.cli.options import NewFile, code_options, trusted
+from hwq.cli.options import HELP, NewFile, code_options, trusted
 from hwq.errors import InputError
 from hwq.terminal import argument, console
 
@@ -45,7 +45,7 @@ class SimulateOptions:
     trust: bool = False
 
 
-@click.command
+@click.command(context_settings=HELP)
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option(
     "--images", type=click.IntRange(min=1), help=f"Default: all; at most {_AP_IMAGES} for --build ap."

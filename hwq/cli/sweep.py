@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hwq.cli.options import NewFile, code_options, trusted
+from hwq.cli.options import HELP, NewFile, code_options, trusted
 from hwq.errors import InputError, MismatchError
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class SweepOptions:
         return Workers(backend=self.backend or "loky", jobs=self.jobs, address=self.address)
 
 
-@click.command
+@click.command(context_settings=HELP)
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--fixed", multiple=True, metavar="FORMAT", help=f"May be repeated. [{' '.join(DEFAULT)}]")
 @click.option("--widths", metavar="SPANS", help="With --integer: start:stop:step as 8:32:2, or 8,12,16.")

@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
-from hwq.cli.options import data_options, quant_options, trust_option, trusted
+from hwq.cli.options import HELP, data_options, quant_options, trust_option, trusted
 
 
-@click.command()
+@click.command(context_settings=HELP)
 @click.argument("recipe", required=False, type=click.Path(dir_okay=False))
 @click.option("--out", required=True, type=click.Path(), help="Run folder to make, or to go on with.")
 @data_options

@@ -98,8 +98,20 @@ def test_multipliers_become_stored_numbers(body: str, method: str) -> None:
 
 @pytest.mark.parametrize(("body", "share"), [("16,8", 0.75), ("5,channel", 0.5), ("shift", 0.5)])
 def test_outputs_stay_close_where_they_were_lost(body: str, share: float) -> None:
-    """Weights of 8 bits leave room for coarser steps: logits stay, which the plain format destroys."""
-    model = network(Policy(weight_method="uniform", act_method="uniform", per_channel=True))
+    """Weights of 8 bits leave room for coarser steps: logits stay, which the plain format destroys.
+
+    Of five networks the middle one: where a format happens to suit the weights there is little to win.
+    """
+    errors = torch.tensor([_errors(body, seed) for seed in range(5)])
+    plain, aligned = errors.median(0).values
+    assert aligned < 0.25
+    assert aligned < share * plain
+
+
+def _errors(body: str, seed: int) -> tuple[float, float]:
+    """Of the logits of one network, in their standard deviations: as it is, and aligned."""
+    torch.manual_seed(seed)
+    model = network(Policy(weight_method="uniform", act_method="uniform", per_channel=True), seed)
     # gains as small as trained networks have them against their weights
     with torch.no_grad():
         model.get_submodule("stem").weight.mul_(0.02)
@@ -114,8 +126,7 @@ def test_outputs_stay_close_where_they_were_lost(body: str, share: float) -> Non
         plain = (view(x) - want).square().mean().sqrt() / want.std()
         align(view, [images()])
         aligned = (view(x) - want).square().mean().sqrt() / want.std()
-    assert aligned < 0.25
-    assert aligned < share * plain
+    return float(plain), float(aligned)
 
 
 def test_floor_is_made_up_for_by_the_biases() -> None:
