@@ -11,7 +11,7 @@ import pytest
 
 from hwq.emit.project import Project, recover_project
 from hwq.files import contents, dead_folders, fresh_folder, install, recover, run_lock, write_atomically
-from hwq.files.leftovers import _seen
+from hwq.files.leftovers import _seen, temporary_name
 from hwq.files.locks import InUse, ours
 from tests.files.killing import at_every_operation, operations
 
@@ -153,6 +153,17 @@ def test_a_disk_that_refuses_in_between_has_all_moved_back(
         monkeypatch.setattr(Path, "rename", real)
         assert tree(place) == {"a/file": "1", "b/file": "1"}, moves
         assert contents(place) == names(place)
+
+
+def test_what_is_to_be_finished_is_not_removed(place: Path) -> None:
+    dead = place / temporary_name("demo")
+    (dead / "old").mkdir(parents=True)
+    (dead / "moves.json").write_text('{"new": [], "old": ["x"]}')
+    with fresh_folder(place, "demo"):  # removes what dead ones left
+        assert dead.exists()
+    (dead / "moves.json").unlink()
+    with fresh_folder(place, "demo"):
+        assert not dead.exists()
 
 
 def test_a_living_process_keeps_its_folder(place: Path) -> None:

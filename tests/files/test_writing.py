@@ -73,7 +73,7 @@ def test_a_fifo_gets_the_content_and_stays(tmp_path: Path) -> None:
     path = tmp_path / "x"
     os.mkfifo(path)
     got: list[bytes] = []
-    reader = threading.Thread(target=lambda: got.append(path.read_bytes()))
+    reader = threading.Thread(target=lambda: got.append(path.read_bytes()), daemon=True)
     reader.start()
     content = bytes(range(256)) * 4096  # more than a pipe holds
     write_atomically(path, content)
