@@ -136,6 +136,14 @@ def test_weights_alone_are_no_run(tmp_path: Path) -> None:
             load(path)
 
 
+def test_an_exported_graph(tmp_path: Path) -> None:
+    path = tmp_path / "graph.safetensors"
+    path.write_bytes(safetensors.save({"fc1.weight": torch.zeros(2, 2, dtype=torch.int8)}))
+    for read in (load, lambda path: load_weights(path, NETWORK)):
+        with pytest.raises(InputError, match="integers alone, as the graph of an exported project does; hwq"):
+            read(path)
+
+
 @pytest.mark.parametrize("length", [0, 1, 7, 8, 9, 50, 300, -1])
 def test_cut_short(length: int, tmp_path: Path) -> None:
     state = {"w": torch.arange(100.0)}

@@ -116,6 +116,8 @@ def read_safetensors(path: Path) -> Stored:
         metadata = facts.get("__metadata__") or {}
     except (SafetensorError, OSError, ValueError, KeyError, RecursionError, MemoryError) as error:
         raise InputError(f"{path}: not a readable checkpoint (truncated or damaged): {error}") from error
+    if tensors and not any(tensor.is_floating_point() for tensor in tensors.values()):
+        raise InputError(f"{path}: holds integers alone, as the graph of an exported project does; {TAKES}")
     return Stored(metadata=metadata, tensors=tensors)
 
 
