@@ -42,6 +42,7 @@ def run(arguments: list[str], folder: Path, seconds: float = 60) -> Outcome:
         time.sleep(0.005)
     code = os.waitstatus_to_exitcode(status)
     said = log.read_bytes().decode("utf-8", "replace") if log.exists() else ""
+    said = said.replace(f"{folder}/", "")
     return Outcome(code=code, said=said, peak=usage.ru_maxrss * 1024, hung=hung)
 
 
